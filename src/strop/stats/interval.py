@@ -1,0 +1,56 @@
+"""A measured number with its confidence interval, and what a difference of two says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Verdict = Literal["better", "worse", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval that covers the truth with probability `level`.
+
+    It prints as `0.31 [0.12, 0.50]`; a format specification applies to each of the three numbers:
+    f"{interval:+.2f}".
+    """
+
+    estimate: float  #: the value on the sample itself
+    low: float  #: lower end of the interval
+    high: float  #: upper end of the interval
+    n: int  #: number of independent samples behind it
+    level: float = 0.95  #: nominal coverage
+
+    def __format__(self, specification: str) -> str:
+        estimate, low, high = (
+            format(value, specification or ".4g") for value in (self.estimate, self.low, self.high)
+        )
+        return f"{estimate} [{low}, {high}]"
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def excludes(self, value: float) -> bool:
+        """Tell whether `value` lies outside the interval."""
+        return not self.low <= value <= self.high
+
+    def scaled(self, factor: float) -> Interval:
+        """Return the interval in another unit; `factor` is positive."""
+        return Interval(
+            self.estimate * factor, self.low * factor, self.high * factor, self.n, self.level
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+
+def verdict(difference: Interval, lower_is_better: bool) -> Verdict:
+    """Say what the interval of `ours - baseline` shows about ours; zero inside means "cannot tell".
+
+    `lower_is_better` holds for losses and perplexities, not for accuracies.
+    """
+    if not difference.excludes(0.0):
+        return "cannot tell"
+    return "better" if (difference.high < 0.0) == lower_is_better else "worse"
