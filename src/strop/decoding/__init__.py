@@ -1,0 +1,37 @@
+"""Generation: sampling, the plain decoding loop, and conversations."""
+
+from strop.decoding.cache import CachedSession
+from strop.decoding.chat import Conversation, chat_tokens
+from strop.decoding.generate import (
+    Completion,
+    Delta,
+    FinishReason,
+    Output,
+    Statistics,
+    collect,
+    complete,
+    generate,
+)
+from strop.decoding.noise import gumbel
+from strop.decoding.sampling import GREEDY, Sampling, sample
+from strop.decoding.text import Detokenizer, StopStrings
+
+__all__ = [
+    "GREEDY",
+    "CachedSession",
+    "Completion",
+    "Conversation",
+    "Delta",
+    "Detokenizer",
+    "FinishReason",
+    "Output",
+    "Sampling",
+    "Statistics",
+    "StopStrings",
+    "chat_tokens",
+    "collect",
+    "complete",
+    "generate",
+    "gumbel",
+    "sample",
+]

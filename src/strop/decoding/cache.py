@@ -1,0 +1,49 @@
+"""A session that remembers its tokens, so that the next prompt can start where it agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from strop.models.interface import Logits, Session
+
+PREFILL_CHUNK = 128  # rows of logits held at once while a prompt is read
+
+
+class CachedSession:
+    """A session together with the tokens in its key-value cache."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.tokens: list[int] = []
+
+    def forward(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens and return their logits, float32 of shape (len(tokens), vocabulary)."""
+        logits = self.session.forward(tokens)
+        self.tokens.extend(tokens)
+        return logits
+
+    def truncate(self, length: int) -> None:
+        """Roll back to the first `length` tokens."""
+        self.session.truncate(length)
+        del self.tokens[length:]
+
+    def prefill(self, prompt: Sequence[int]) -> tuple[Logits, int]:
+        """Make `prompt` (at least one token) the content of the cache.
+
+        Only what follows the longest common prefix is computed, the last token always. Returns
+        the logits of the last token, shape (vocabulary,), and how many tokens were reused.
+        """
+        reused = common_prefix(self.tokens, prompt[:-1])
+        if reused < len(self.tokens):
+            self.truncate(reused)
+        for start in range(reused, len(prompt), PREFILL_CHUNK):
+            logits = self.forward(prompt[start : start + PREFILL_CHUNK])
+        return logits[-1], reused
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return the number of tokens in which two sequences agree from the start."""
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))

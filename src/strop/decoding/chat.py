@@ -1,0 +1,87 @@
+"""A conversation with a chat model: history, a cache that lives across turns, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+from strop.decoding.cache import CachedSession
+from strop.decoding.generate import Delta, generate
+from strop.decoding.sampling import Sampling
+from strop.models.interface import Model
+from strop.models.tokenizer import Tokenizer
+
+Message = dict[str, str]  #: {"role": "system" | "user" | "assistant", "content": text}
+
+
+def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Return the tokens of a conversation up to where the assistant's next answer begins.
+
+    Raises StropError when the tokenizer has no chat template.
+    """
+    # The template writes the beginning-of-text token itself where the model wants one.
+    return tokenizer.encode(tokenizer.chat(list(messages)), special=False)
+
+
+class Conversation:
+    """Messages exchanged with a model. Each answer starts from the cache of the one before."""
+
+    def __init__(
+        self, model: Model, sampling: Sampling | None = None, system: str | None = None
+    ) -> None:
+        self.model = model
+        self.sampling = sampling or Sampling()
+        self.system = system
+        self.turns: list[Message] = []  #: what user and assistant said, without the system message
+        self.forgotten = 0  #: turns dropped so far because the context was full
+        self.cache = CachedSession(model.session())
+
+    @property
+    def messages(self) -> list[Message]:
+        """Return the conversation as the model sees it."""
+        return self.system_message() + self.turns
+
+    def system_message(self) -> list[Message]:
+        """Return the system message as a list, empty if there is none."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    def reset(self) -> None:
+        """Forget what was said; the system message stays."""
+        self.turns = []
+
+    def reply(self, text: str) -> Generator[Delta, None, None]:
+        """Answer a message of the user, step by step.
+
+        The oldest turns are dropped when they would leave no room for an answer of
+        `sampling.max_tokens` (or half the context, if that is less). An answer that the caller
+        breaks off stays in the history as far as it got. Raises StropError when the message alone
+        is longer than the context; the history is then as it was before.
+        """
+        turns = [*self.turns, {"role": "user", "content": text}]
+        turns, forgotten, tokens = self.fit(turns)
+        deltas = generate(self.model, tokens, self.sampling, self.cache)
+        self.forgotten += forgotten
+        return self.steps(turns, deltas)
+
+    def steps(self, turns: list[Message], deltas: Iterator[Delta]) -> Generator[Delta, None, None]:
+        """Pass an answer on and enter it into the history."""
+        answer = ""
+        try:
+            for delta in deltas:
+                answer += delta.text
+                yield delta
+        except BaseException:
+            # A pass that was broken off may have left the cache between two lengths.
+            self.cache = CachedSession(self.model.session())
+            raise
+        finally:
+            self.turns = [*turns, {"role": "assistant", "content": answer}]
+
+    def fit(self, turns: list[Message]) -> tuple[list[Message], int, list[int]]:
+        """Drop the oldest turns as needed; return the rest, how many were dropped, and tokens."""
+        room = min(self.sampling.max_tokens, self.model.context_length // 2)
+        starts = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
+        for start in starts:
+            tokens = chat_tokens(self.model.tokenizer, self.system_message() + turns[start:])
+            if len(tokens) + room <= self.model.context_length:
+                break
+        return turns[start:], starts.index(start), tokens

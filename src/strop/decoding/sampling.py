@@ -1,0 +1,156 @@
+"""Choose the next token: a pure function of logits, history, settings, seed and position.
+
+Filters come in the order of the transformers library and keep the same tokens: repetition
+penalty, temperature, top-k, top-p, min-p. What survives is drawn by the Gumbel-max rule with
+noise keyed by position and token (see noise.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.decoding.noise import gumbel
+from strop.errors import StropError, StropFailure
+
+
+def number(value: Any) -> bool:
+    """Tell whether `value` is a finite number (and not a boolean)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(value: Any) -> bool:
+    """Tell whether `value` is an integer (and not a boolean)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+#: For each setting: what it must be, as a test and in words.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": (lambda v: number(v) and v >= 0, "a number of at least 0"),
+    "top_k": (lambda v: whole(v) and v >= 0, "a whole number of at least 0"),
+    "top_p": (lambda v: number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
+    "min_p": (lambda v: number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    "repetition_penalty": (lambda v: number(v) and v > 0, "a number above 0"),
+    "stop": (
+        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+        "a list of texts that are not empty",
+    ),
+    "max_tokens": (lambda v: whole(v) and v >= 1, "a whole number of at least 1"),
+    "seed": (lambda v: whole(v) and 0 <= v < 2**64, "a whole number from 0 to 2**64 - 1"),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens and when to stop. Raises StropError for a value out of range."""
+
+    temperature: float = 0.7  #: divides the logits; 0 always takes the most likely token
+    top_k: int = 0  #: keep this many of the most likely tokens (0: all)
+    top_p: float = 1.0  #: keep the fewest most likely tokens that hold this probability (1: all)
+    min_p: float = 0.05  #: keep tokens at least this fraction as likely as the best one (0: all)
+    repetition_penalty: float = 1.1  #: make tokens of the text so far less likely (1: do not)
+    stop: tuple[str, ...] = ()  #: end before the first of these texts
+    max_tokens: int = 512  #: most tokens to generate
+    seed: int = 0  #: the same seed gives the same text
+
+    def __post_init__(self) -> None:
+        stop: Any = self.stop
+        if isinstance(stop, list):  # as YAML and JSON give it
+            object.__setattr__(self, "stop", tuple(stop))
+        for field in fields(self):
+            test, meaning = RULES[field.name]
+            value = getattr(self, field.name)
+            if not test(value):
+                raise StropError(f"{field.name} must be {meaning}, not {value!r}")
+
+
+GREEDY = Sampling(temperature=0, min_p=0, repetition_penalty=1)  #: the most likely token, always
+
+
+def sample(
+    logits: NDArray[np.floating[Any]],
+    history: Sequence[int] | NDArray[np.integer[Any]],
+    sampling: Sampling,
+    seed: int,
+    position: int,
+) -> int:
+    """Choose a token id; equal arguments give equal results, whatever was sampled before.
+
+    `logits` has shape (vocabulary,), `history` holds the tokens so far (prompt included; read
+    only for the repetition penalty), and `position` is the index that the new token takes in the
+    sequence. At temperature 0 the best token wins, the lowest id among equals. Otherwise token v
+    maximises `score[v] + gumbel(seed, position, v)`, which is a draw from the softmax of the
+    scores (Gumbel-max). Raises StropFailure when no logit is finite or one is NaN or +inf.
+    """
+    if not np.isfinite(logits.max()):  # the maximum of an array with a NaN is NaN
+        raise StropFailure(f"the model's logits at position {position} are not finite")
+    if sampling.repetition_penalty != 1:
+        logits = penalize(logits, history, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    tokens, scores = survivors(logits, sampling)
+    return int(tokens[np.argmax(scores + gumbel(seed, position, tokens))])
+
+
+def penalize(
+    logits: NDArray[np.floating[Any]],
+    history: Sequence[int] | NDArray[np.integer[Any]],
+    penalty: float,
+) -> NDArray[np.float64]:
+    """Divide the positive logits of tokens in `history` by `penalty`, multiply the negative.
+
+    Source: Keskar et al. 2019, CTRL, section 4.1, in the form of the transformers library.
+    """
+    result = logits.astype(np.float64)
+    seen = np.asarray(history, dtype=np.int64)
+    seen = seen[seen < len(result)]  # an embedding may have more rows than there are logits
+    values = result[seen]
+    result[seen] = np.where(values < 0, values * penalty, values / penalty)
+    return result
+
+
+def survivors(
+    logits: NDArray[np.floating[Any]], sampling: Sampling
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the token ids that may be chosen, ascending, and their scores.
+
+    The softmax of the scores is the distribution to draw from; the best score is 0.
+    """
+    scores = logits.astype(np.float64)
+    scores -= scores.max()
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf
+        scores /= sampling.temperature
+    tokens = np.arange(len(scores))
+    if 0 < sampling.top_k < len(scores):
+        # Equals of the last one stay, as in transformers.
+        kept = scores >= np.partition(scores, -sampling.top_k)[-sampling.top_k]
+        tokens, scores = tokens[kept], scores[kept]
+    if sampling.top_p < 1:
+        kept = nucleus(scores, sampling.top_p)
+        tokens, scores = tokens[kept], scores[kept]
+    if sampling.min_p > 0:
+        kept = scores >= math.log(sampling.min_p)
+        tokens, scores = tokens[kept], scores[kept]
+    return tokens, scores
+
+
+def nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
+    """Return the indices, ascending, of the fewest best scores that hold probability `top_p`.
+
+    A token stays while those before it hold less than `top_p`; among equal scores the lower
+    index comes first. Source: Holtzman et al. 2020, section 3.1.
+    """
+    probabilities = np.exp(scores)
+    probabilities /= probabilities.sum()
+    # All tokens under this floor together hold less than 1 - top_p: no need to sort them.
+    floor = 0.5 * (1 - top_p) / len(scores)
+    likely = np.flatnonzero(probabilities > floor)
+    order = likely[np.argsort(-probabilities[likely], kind="stable")]
+    held = np.cumsum(probabilities[order])
+    count = 1 + int(np.searchsorted(held, top_p, side="left"))
+    return np.sort(order[:count])
