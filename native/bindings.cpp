@@ -1,0 +1,152 @@
+// The Python face of the native code: checks shapes, picks the instruction set, splits the rows.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "quantize.hpp"
+
+namespace nb = nanobind;
+using namespace strop;
+
+namespace {
+
+template <typename T>
+using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+struct Isa {
+  const char* name;
+  const Kernels* kernels;
+  bool supported;
+};
+
+std::vector<Isa> instruction_sets() {  // the fastest first
+  std::vector<Isa> sets;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  sets.push_back({"avx512", &avx512::kernels,
+                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq")});
+  sets.push_back({"avx2", &avx2::kernels,
+                  __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")});
+#endif
+  sets.push_back({"scalar", &scalar::kernels, true});
+  return sets;
+}
+
+// Read at every call, so that tests can compare the sets within one process.
+const Isa& choose() {
+  static const std::vector<Isa> sets = instruction_sets();
+  const char* wanted = std::getenv("STROP_ISA");
+  for (const Isa& set : sets) {
+    if (wanted ? std::string(wanted) == set.name : set.supported) {
+      if (!set.supported)
+        throw std::runtime_error("STROP_ISA=" + std::string(wanted) + ": not on this processor");
+      return set;
+    }
+  }
+  std::string names;
+  for (const Isa& set : sets) names += std::string(names.empty() ? "" : ", ") + set.name;
+  throw std::runtime_error("STROP_ISA=" + std::string(wanted) + ": choose from " + names);
+}
+
+template <typename Work>
+void over_rows(int64_t rows, int64_t cols, int threads, Work work) {
+  constexpr int64_t kWorthAThread = 1 << 18;  // elements
+  const int64_t most = std::max<int64_t>(1, rows * cols / kWorthAThread);
+  const int64_t parts = std::min<int64_t>({threads, rows, most});
+  std::vector<std::thread> others;
+  for (int64_t part = 1; part < parts; part++)
+    others.emplace_back(work, rows * part / parts, rows * (part + 1) / parts);
+  work(0, rows / std::max<int64_t>(1, parts));
+  for (std::thread& other : others) other.join();
+}
+
+struct Layout {  // owns the tables that a Format points to
+  Format format;
+  std::vector<float> values, thresholds;
+  std::vector<int> steps;
+
+  Layout(int block, int code_bits, int scale, int element, int mantissa_bits,
+         int smallest_exponent, float largest, int largest_exponent, std::vector<float> values_,
+         std::vector<float> thresholds_, std::vector<int> steps_)
+      : values(std::move(values_)), thresholds(std::move(thresholds_)), steps(std::move(steps_)) {
+    if (block != 16 && block != 32) throw std::invalid_argument("block must be 16 or 32");
+    if (code_bits < 1 || code_bits > 8 || values.size() != 1u << code_bits)
+      throw std::invalid_argument("values must have 2**code_bits entries");
+    if (Element(element) == Element::ladder && thresholds.size() + 1 != values.size())
+      throw std::invalid_argument("a ladder needs a threshold between any two values");
+    if (steps.size() > 1 && (code_bits < 4 || code_bits > 6))
+      throw std::invalid_argument("the scale search takes 4 to 6 bits");
+    for (int step : steps)
+      if (step < -8 || step > 8) throw std::invalid_argument("scale steps must be within -8..8");
+    format = {block, code_bits, Scale(scale), Element(element), Rule::floor, false, mantissa_bits,
+              smallest_exponent, largest, largest_exponent, values.data(), thresholds.data(),
+              steps.data(), int(steps.size())};
+  }
+  Layout(const Layout&) = delete;
+
+  int64_t row_bytes(int64_t cols) const { return (cols * format.code_bits + 7) / 8; }
+  int64_t row_scales(int64_t cols) const {
+    return (cols + format.block - 1) / format.block * (format.scale == Scale::micro ? 2 : 1);
+  }
+  void check(int64_t rows, int64_t cols, const Matrix<uint8_t>& codes,
+             const Matrix<uint8_t>& scales) const {
+    if (int64_t(codes.shape(0)) != rows || int64_t(codes.shape(1)) != row_bytes(cols))
+      throw std::invalid_argument("codes do not have the shape of the format");
+    if (int64_t(scales.shape(0)) != rows || int64_t(scales.shape(1)) != row_scales(cols))
+      throw std::invalid_argument("scales do not have the shape of the format");
+  }
+};
+
+void quantize(const Layout& layout, int rule, bool truncate, Matrix<const float> x,
+              float tensor_scale, Matrix<uint8_t> codes, Matrix<uint8_t> scales, int threads) {
+  const int64_t rows = int64_t(x.shape(0)), cols = int64_t(x.shape(1));
+  layout.check(rows, cols, codes, scales);
+  Format format = layout.format;
+  format.rule = Rule(rule);
+  format.truncate = truncate;
+  const Tensor tensor{x.data(), nullptr, cols, tensor_scale, codes.data(), scales.data()};
+  const Kernels& kernels = *choose().kernels;
+  nb::gil_scoped_release released;
+  over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
+    kernels.quantize(format, tensor, first, last);
+  });
+}
+
+void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> scales,
+                float tensor_scale, Matrix<float> y, int threads) {
+  const int64_t rows = int64_t(y.shape(0)), cols = int64_t(y.shape(1));
+  layout.check(rows, cols, codes, scales);
+  const Tensor tensor{nullptr, y.data(), cols, tensor_scale, codes.data(), scales.data()};
+  const Kernels& kernels = *choose().kernels;
+  nb::gil_scoped_release released;
+  over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
+    kernels.dequantize(layout.format, tensor, first, last);
+  });
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::class_<Layout>(m, "Layout")
+      .def(nb::init<int, int, int, int, int, int, float, int, std::vector<float>,
+                    std::vector<float>, std::vector<int>>());
+  m.def("quantize", &quantize);
+  m.def("dequantize", &dequantize);
+  m.def("instruction_set", [] { return std::string(choose().name); });
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const Isa& set : instruction_sets())
+      if (set.supported) names.push_back(set.name);
+    return names;
+  });
+}

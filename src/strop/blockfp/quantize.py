@@ -1,0 +1,116 @@
+"""Quantize and dequantize arrays, by the native kernels."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from strop import _native
+from strop.blockfp import reference
+from strop.blockfp.formats import Format, Rounding, Scale, ScaleRule
+
+SCALES = tuple(Scale)
+RULES = tuple(ScaleRule)
+ELEMENTS = ("sign_magnitude", "twos_complement", "offset_integer", "ladder")
+LONGEST_LADDER = 64
+
+
+@dataclass(frozen=True)
+class BlockTensor:
+    """An array in a block format; blocks run along its last axis."""
+
+    format: Format
+    shape: tuple[int, ...]  #: of the array
+    codes: NDArray[np.uint8]  #: (rows, ceil(cols * code_bits / 8)); code i from bit i * code_bits
+    scales: NDArray[np.uint8]  #: (rows, ceil(cols / block) * scale_bytes)
+    tensor_scale: np.float32  #: 1 where the format has none
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of codes and scales, and of the tensor scale if the format has one."""
+        whole = 4 if self.format.scale in (Scale.UE4M3, Scale.S1E4M3) else 0
+        return self.codes.nbytes + self.scales.nbytes + whole
+
+
+def quantize(
+    x: ArrayLike,
+    format: Format,
+    scale_rule: ScaleRule | None = None,
+    rounding: Rounding | None = None,
+) -> BlockTensor:
+    """Quantize an array along its last axis; a last block that is not whole is padded with zeros.
+
+    `scale_rule` and `rounding` default to those of the format; the rule matters for power-of-two
+    scales only. A NaN makes its whole block NaN, as Inf does where the format cannot hold it.
+    """
+    array = np.ascontiguousarray(x, np.float32)
+    rows = as_rows(array)
+    cols = rows.shape[1]
+    finite = np.abs(rows)
+    amax = float(np.max(finite, initial=0, where=np.isfinite(finite)))
+    whole = reference.tensor_scale(amax, format)
+    blocks = -(-cols // format.block)
+    codes = np.empty((len(rows), -(-cols * format.code_bits // 8)), np.uint8)
+    scales = np.empty((len(rows), blocks * format.scale_bytes), np.uint8)
+    rule = RULES.index(scale_rule or format.scale_rule)
+    truncate = (rounding or format.rounding) is Rounding.TRUNCATE
+    _native.quantize(layout(format), rule, truncate, rows, float(whole), codes, scales, threads())
+    return BlockTensor(format, array.shape, codes, scales, whole)
+
+
+def dequantize(tensor: BlockTensor) -> NDArray[np.float32]:
+    """Return the values of a block tensor, float32 of its shape."""
+    rows = math.prod(tensor.shape[:-1])
+    result = np.empty((rows, tensor.shape[-1]), np.float32)
+    whole = float(tensor.tensor_scale)
+    _native.dequantize(
+        layout(tensor.format), tensor.codes, tensor.scales, whole, result, threads()
+    )
+    return result.reshape(tensor.shape)
+
+
+def as_rows(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """View an array of any rank as rows along its last axis."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def threads() -> int:
+    """Return the number of processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def layout(format: Format) -> _native.Layout:
+    """Describe a format to the kernels."""
+    values = [value for value in format.values if math.isfinite(value)]
+    steps: list[float] = []
+    smallest_exponent = 0
+    if format.sign_magnitude:
+        element = "sign_magnitude"
+        smallest_exponent = int(math.log2(format.values[1])) + format.mantissa_bits
+    elif format.values[0] == 0:
+        element = "twos_complement"
+        smallest_exponent = int(math.log2(format.values[1]))
+    elif len(values) <= LONGEST_LADDER:
+        element = "ladder"
+        steps = reference.thresholds(format, Rounding.EVEN).tolist()
+    else:
+        element = "offset_integer"
+    return _native.Layout(
+        format.block,
+        format.code_bits,
+        SCALES.index(format.scale),
+        ELEMENTS.index(element),
+        format.mantissa_bits,
+        smallest_exponent,
+        format.largest,
+        format.largest_exponent,
+        list(format.values),
+        steps,
+        list(format.scale_steps),
+    )

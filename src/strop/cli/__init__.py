@@ -1,0 +1,5 @@
+"""The `strop` command."""
+
+from strop.cli.main import main
+
+__all__ = ["main"]
