@@ -37,7 +37,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             # rename(2) does not replace a full directory: move the old one into the holder first.
             target.rename(holder / "replaced")
         partial.replace(target)
-        flush(target.parent)
+        synchronize(target.parent)
     finally:
         remove(holder)
 
@@ -63,11 +63,16 @@ def remove(path: Path) -> None:
 def flush(path: Path) -> None:
     """Flush a file, or each file of a directory tree, to disk."""
     for entry in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        synchronize(entry)
+
+
+def synchronize(entry: Path) -> None:
+    """Flush one file or one directory's list of names to disk."""
+    descriptor = os.open(entry, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
