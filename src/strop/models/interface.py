@@ -39,7 +39,10 @@ class Model(Protocol):
     config: dict[str, Any]  #: the contents of config.json
     tokenizer: Tokenizer
     context_length: int  #: most tokens in one session
-    fingerprint: str  #: SHA-256 over the weights
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the weights; computed when first asked for."""
 
     def session(self) -> Session:
         """Open an empty sequence."""

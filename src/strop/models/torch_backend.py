@@ -1,0 +1,164 @@
+"""Models on transformers and PyTorch, with a cache that can be rolled back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop.console import say
+from strop.data import sha256_json
+from strop.errors import StropError, missing_extra
+from strop.models.cache import known_sha256
+from strop.models.checkpoint import open_checkpoint
+from strop.models.interface import Logits
+from strop.models.tokenizer import Tokenizer
+
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    raise missing_extra("torch and transformers", "torch") from error
+
+
+class TorchModel:
+    """A transformers directory, or a packed one, in float32."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        checkpoint = open_checkpoint(directory)  # finds a damaged file before PyTorch does
+        self.config = checkpoint.config
+        self.tokenizer = Tokenizer.from_directory(directory)
+        self.context_length = context_length(directory, checkpoint.config)
+        self.files = checkpoint.files
+        self.network = load_network(directory, checkpoint.config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 over the names and contents of the weight files."""
+        return sha256_json([[path.name, known_sha256(path)] for path in self.files])
+
+    @property
+    def vocabulary(self) -> int:
+        """Return the number of logits per token, which may be more than the tokenizer's size."""
+        return int(self.network.get_input_embeddings().num_embeddings)
+
+    def session(self) -> TorchSession:
+        """Open an empty sequence."""
+        return TorchSession(self)
+
+
+class TorchSession:
+    """One sequence and its key-value cache."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self.model = model
+        self.cache = transformers.DynamicCache()
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens in the cache."""
+        return self._length
+
+    def forward(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens and return their logits, float32 of shape (len(tokens), vocabulary).
+
+        Raises StropError when the context would grow beyond `Model.context_length`.
+        """
+        vocabulary = self.model.vocabulary
+        if len(tokens) == 0:
+            return np.empty((0, vocabulary), dtype=np.float32)
+        if not 0 <= min(tokens) <= max(tokens) < vocabulary:
+            raise StropError(f"token ids must be from 0 to {vocabulary - 1}")
+        if self._length + len(tokens) > self.model.context_length:
+            raise StropError(
+                f"{self._length + len(tokens)} tokens do not fit into the context of "
+                f"{self.model.name} ({self.model.context_length})"
+            )
+        try:
+            with torch.no_grad():
+                output = self.model.network(
+                    input_ids=torch.tensor([list(tokens)]),
+                    past_key_values=self.cache,
+                    use_cache=True,
+                )
+        except BaseException:
+            # Ctrl-C between two layers must not leave them with different lengths.
+            self.cut()
+            raise
+        self._length += len(tokens)
+        logits: Logits = output.logits[0].float().numpy()
+        return logits
+
+    def truncate(self, length: int) -> None:
+        """Roll back to the first `length` tokens."""
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot roll back {self._length} tokens to {length}")
+        self._length = length
+        self.cut()
+
+    def cut(self) -> None:
+        """Drop what the cache holds beyond the sequence."""
+        if self._length == 0:
+            self.cache = transformers.DynamicCache()
+            return
+        for layer in self.cache.layers:
+            if (beyond := layer.get_seq_length() - self._length) > 0:
+                layer.crop(-beyond)
+
+
+def context_length(directory: Path, config: dict[str, Any]) -> int:
+    """Return the most tokens that fit into one sequence."""
+    length = config.get("max_position_embeddings")
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise StropError(f"{directory / 'config.json'}: no max_position_embeddings")
+    return length
+
+
+def load_network(directory: Path, config: dict[str, Any]) -> Any:
+    """Load the transformers module for inference; weights that the file lacks are an error."""
+    if "quantization_config" in config:
+        from strop.models import huggingface
+
+        huggingface.register()
+    try:
+        with quiet_transformers():
+            network, report = transformers.AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StropError(f"{directory}: transformers cannot load it: {first}") from error
+    # transformers would fill what is missing with random numbers and go on.
+    if missing := sorted(report["missing_keys"]):
+        raise StropError(f"{directory}: {len(missing)} tensors are missing, such as {missing[0]}")
+    if unexpected := sorted(report["unexpected_keys"]):
+        say(f"{directory}: {len(unexpected)} tensors are not used, such as {unexpected[0]}")
+    return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the warnings and progress bars of transformers; its errors still come through."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
