@@ -11,6 +11,8 @@ import sys
 
 import typer
 
+from strop.cli.chat import chat
+from strop.cli.generate import generate
 from strop.errors import StropError
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
     help="Make small open language models smaller, better and faster on the machine you have, "
     "and measure every step.",
 )
+app.command()(generate)
+app.command()(chat)
 
 
 def main() -> None:

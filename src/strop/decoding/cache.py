@@ -34,8 +34,7 @@ class CachedSession:
         the logits of the last token, shape (vocabulary,), and how many tokens were reused.
         """
         reused = common_prefix(self.tokens, prompt[:-1])
-        if reused < len(self.tokens):
-            self.truncate(reused)
+        self.truncate(reused)  # even if it is all of it: a pass broken off may have left more
         for start in range(reused, len(prompt), PREFILL_CHUNK):
             logits = self.forward(prompt[start : start + PREFILL_CHUNK])
         return logits[-1], reused

@@ -69,10 +69,6 @@ class Conversation:
             for delta in deltas:
                 answer += delta.text
                 yield delta
-        except BaseException:
-            # A pass that was broken off may have left the cache between two lengths.
-            self.cache = CachedSession(self.model.session())
-            raise
         finally:
             self.turns = [*turns, {"role": "assistant", "content": answer}]
 
