@@ -1,0 +1,124 @@
+"""The options of a stage: from YAML values to the fields of a frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
+
+from strop.errors import StropError, unknown_name
+from strop.recipes.document import Located
+
+ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
+TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
+FormatName = NewType("FormatName", str)  #: a number format of `strop.blockfp`
+
+#: Types whose values name something outside the recipe, and what an error calls them.
+INPUTS = {ModelReference: "model", TextFile: "text file"}
+
+REFERENCE = re.compile(r"\$\{\s*([^{}]*?)\s*\}")  # ${stage}
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3: YAML 1.1 reads it as text
+
+
+def known_format(name: str) -> None:
+    """Raise StropError unless there is a number format of this name."""
+    from strop.blockfp import get_format
+
+    get_format(name)
+
+
+#: Types whose values can be checked before anything runs.
+CHECKS: dict[Any, Callable[[str], None]] = {FormatName: known_format}
+
+
+def convert(item: Located, hint: Any) -> Any:
+    """Return a YAML value as the type of a field; StropError says where it must be what instead."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if item.value is None and type(None) in get_args(hint):
+            return None
+        return convert(item, next(one for one in get_args(hint) if one is not type(None)))
+    if get_origin(hint) is tuple:
+        return tuple(convert(one, get_args(hint)[0]) for one in item.expect(list))
+    if get_origin(hint) is dict:
+        return {key: convert(one, get_args(hint)[1]) for key, one in item.expect(dict).items()}
+    value = convert_scalar(item, getattr(hint, "__supertype__", hint))
+    if hint in CHECKS:
+        try:
+            CHECKS[hint](value)
+        except StropError as error:
+            raise item.error(str(error)) from error
+    return value
+
+
+def convert_scalar(item: Located, base: type) -> Any:
+    """Return text, a number or a truth value as `base`; nothing is guessed but 1.0 from 1."""
+    value = item.value
+    if base is float:
+        if type(value) is int or (isinstance(value, str) and EXPONENT.fullmatch(value)):
+            value = float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise item.error(f"must be a finite number, not '{value}'")
+        return Located(value, item.where).expect(float)
+    scalar = not isinstance(value, (list, dict)) and value is not None
+    return item.expect(base, ": put it in quotes" if base is str and scalar else "")
+
+
+def build(options: type[Any], given: Mapping[str, Located], stage: Located, kind: str) -> Any:
+    """Make the options of a stage of some kind; `stage` is where it was written."""
+    hints = field_types(options)
+    for key, item in given.items():
+        if key not in hints:
+            raise item.error(str(unknown_name(f"option of stage '{kind}'", key, [*hints, "name"])))
+    values = {}
+    for key, item in given.items():
+        named = dataclasses.replace(item, where=f"{item.where}: {key}")
+        values[key] = convert(named, hints[key])
+    for field in dataclasses.fields(options):
+        if field.name not in values and not has_default(field):
+            raise stage.error(f"stage '{kind}' needs the option '{field.name}'")
+    try:
+        return options(**values)
+    except StropError as error:
+        raise stage.error(f"stage '{kind}': {error}") from error
+
+
+def has_default(field: dataclasses.Field[Any]) -> bool:
+    """Tell whether a field of a dataclass may be left out."""
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
+
+
+def field_types(options: type[Any]) -> dict[str, Any]:
+    """Return the field names of an options dataclass with their types."""
+    hints = get_type_hints(options)
+    return {field.name: hints[field.name] for field in dataclasses.fields(options)}
+
+
+def inputs(options: Any) -> dict[str, tuple[Any, str | None]]:
+    """Return the fields that name inputs of a stage, as name -> (type, value)."""
+    found = {}
+    for name, hint in field_types(type(options)).items():
+        kind = next((one for one in (hint, *get_args(hint)) if one in INPUTS), None)
+        if kind is not None:
+            found[name] = (kind, getattr(options, name))
+    return found
+
+
+def referred(value: object) -> str | None:
+    """Return the stage name in `${name}`, or None for any other value."""
+    match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return match[1] if match else None
+
+
+def label(reference: str) -> str:
+    """Return what a reader calls an input: a path by its last part, all else by its name."""
+    return referred(reference) or reference.rstrip("/").rpartition("/")[2] or reference
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Return the options as YAML and JSON values."""
+    values = dataclasses.asdict(options)
+    return {key: list(one) if isinstance(one, tuple) else one for key, one in values.items()}

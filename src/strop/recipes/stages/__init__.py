@@ -1,0 +1,14 @@
+"""The kinds of stages: one file and one row of the table each."""
+
+from strop.recipes.stage import Stage
+from strop.recipes.stages.check import CHECK
+from strop.recipes.stages.generate import GENERATE
+from strop.recipes.stages.pack import PACK
+
+STAGES: dict[str, Stage] = {
+    "pack": PACK,
+    "check": CHECK,
+    "generate": GENERATE,
+}
+
+__all__ = ["STAGES"]
