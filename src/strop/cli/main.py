@@ -11,8 +11,11 @@ import sys
 
 import typer
 
+from strop.cli import formats
 from strop.cli.chat import chat
+from strop.cli.check import check
 from strop.cli.generate import generate
+from strop.cli.run import run
 from strop.errors import StropError
 
 app = typer.Typer(
@@ -24,8 +27,11 @@ app = typer.Typer(
     help="Make small open language models smaller, better and faster on the machine you have, "
     "and measure every step.",
 )
+app.command()(run)
+app.command()(check)
 app.command()(generate)
 app.command()(chat)
+app.add_typer(formats.app, name="formats")
 
 
 def main() -> None:

@@ -72,8 +72,9 @@ def table(rows: list[Headline]) -> Table:
     layout.add_column("")
     for name in ("before", "after", "change"):
         layout.add_column(name, justify="right")
+    layout.add_column("n", justify="right")
     layout.add_column("reading")
     for row in rows:
-        cells = (row.measure, row.before, row.after, row.change, row.reading)
+        cells = (row.measure, row.before, row.after, row.change, row.n, row.reading)
         layout.add_row(*map(Text, cells))
     return layout

@@ -59,6 +59,7 @@ class Headline:
     after: str  #: of the result
     change: str  #: with its interval where there is one
     reading: str  #: in plain words
+    n: str = ""  #: independent samples behind the intervals; empty for what is exact
 
 
 @dataclass(frozen=True)

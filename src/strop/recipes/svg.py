@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 640  # of every plot, in pixels of its own
-LABEL = 150  # width of the labels on the left
-VALUE = 130  # room for the numbers on the right of a bar
+WIDTH = 460  # of every plot, in pixels of its own
+LABEL = 100  # width of the labels on the left
+VALUE = 90  # room for the numbers on the right of a bar
 ROW = 34  # height of a row
 
 
@@ -103,7 +103,7 @@ def label_side(x: float, left: float, right: float) -> tuple[str, float]:
     return "middle", x
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Return round numbers from at most `low` to at least `high`, about `wanted` of them."""
     if high <= low:
         spread = abs(low) * 0.1 or 1.0

@@ -65,11 +65,8 @@ def section(stages: Sequence[Finished]) -> Section:
     return Section(
         title="Quality",
         summary=" ".join(map(sentence, stages)),
-        tiles=tuple(
-            Tile(f"{value(stage, 'difference').estimate:+.1f}% perplexity", reading(stage))
-            for stage in stages
-        ),
-        headline=tuple(row for stage in stages for row in headline(stage)),
+        tiles=tuple(tile for stage in stages for tile in tiles(stage)),
+        headline=tuple(row for stage in stages for row in headline(stage, len(stages) > 1)),
         figures=(
             Figure(
                 "Perplexity, lower is better",
@@ -113,32 +110,45 @@ def reading(stage: Finished) -> str:
     return f"{stage.metrics['verdict']}, by {low:.1f} to {high:.1f}%"
 
 
-def headline(stage: Finished) -> tuple[Headline, ...]:
-    """Return perplexity, divergence and agreement."""
-    tail = f" ({label(stage.options.candidate)})"
-    n = f"n = {stage.metrics['chunks']} pieces"
+def tiles(stage: Finished) -> tuple[Tile, Tile]:
+    """Return the change of perplexity and the agreement."""
+    name = label(stage.options.candidate)
+    agreement = value(stage, "agreement").scaled(100).estimate
+    return (
+        Tile(f"{value(stage, 'difference').estimate:+.1f}%", f"{name}: perplexity"),
+        Tile(f"{agreement:.1f}%", f"{name}: same first choice as {label(stage.options.against)}"),
+    )
+
+
+def headline(stage: Finished, several: bool) -> tuple[Headline, ...]:
+    """Return perplexity, divergence and agreement; `several` stages need their names."""
+    tail = f" ({label(stage.options.candidate)})" if several else ""
+    n = str(stage.metrics["chunks"])
     agreement = value(stage, "agreement").scaled(100)
     return (
         Headline(
             "Perplexity" + tail,
             f"{value(stage, 'source_perplexity'):.2f}",
             f"{value(stage, 'perplexity'):.2f}",
-            f"{value(stage, 'difference'):+.2f} %",
+            f"{value(stage, 'difference'):+.2f}%",
             reading(stage),
+            n,
         ),
         Headline(
             "KL divergence" + tail,
             "",
-            f"{value(stage, 'kl'):.4f}",
+            f"{value(stage, 'kl'):.3g}",
             "",
-            f"nats per token, 0 is equal; {n}",
+            "nats per token, 0 if equal",
+            n,
         ),
         Headline(
             "Top-1 agreement" + tail,
             "",
-            f"{agreement:.1f} %",
+            f"{agreement:.1f}%",
             "",
-            f"{100 - agreement.estimate:.1f} of 100 first choices differ; {n}",
+            f"{100 - agreement.estimate:.0f} of 100 first choices differ",
+            n,
         ),
     )
 

@@ -97,11 +97,8 @@ def section(stages: Sequence[Finished]) -> Section:
     return Section(
         title="Size",
         summary=" ".join(map(sentence, stages)),
-        tiles=tuple(
-            Tile(f"{ratio(stage.metrics):.1f} x smaller", f"{stage.name}: {stage.options.format}")
-            for stage in stages
-        ),
-        headline=tuple(row for stage in stages for row in headline(stage)),
+        tiles=tuple(tile for stage in stages for tile in tiles(stage)),
+        headline=tuple(row for stage in stages for row in headline(stage, len(stages) > 1)),
         figures=(sizes(stages), *(figure for stage in stages for figure in kind_figures(stage))),
         tables=tuple(map(kind_table, stages)),
         notes=(
@@ -129,20 +126,31 @@ def sentence(stage: Finished) -> str:
     )
 
 
-def headline(stage: Finished) -> tuple[Headline, ...]:
-    """Return the size and the bits per weight."""
+def tiles(stage: Finished) -> tuple[Tile, Tile]:
+    """Return the factor in size and the bits per weight."""
     m = stage.metrics
+    change = f"{quantity(m['source_bytes'], 'B')} to {quantity(m['packed_bytes'], 'B')}"
+    return (
+        Tile(f"{ratio(m):.1f} x", f"{stage.name}: smaller, {change}"),
+        Tile(f"{m['bits_per_weight']:.2f} bits", f"{stage.name}: per weight, over all weights"),
+    )
+
+
+def headline(stage: Finished, several: bool) -> tuple[Headline, ...]:
+    """Return the size and the bits per weight; `several` stages need their names."""
+    m = stage.metrics
+    name = f" ({stage.name})" if several else ""
     before = 8 * m["source_bytes"] / m["weights"]
     return (
         Headline(
-            f"Size of {stage.name}",
+            f"Size{name}",
             quantity(m["source_bytes"], "B"),
             quantity(m["packed_bytes"], "B"),
             f"{100 * (m['packed_bytes'] / m['source_bytes'] - 1):+.1f}%",
             f"{ratio(m):.1f} times smaller",
         ),
         Headline(
-            f"Bits per weight of {stage.name}",
+            f"Bits per weight{name}",
             f"{before:.2f}",
             f"{m['bits_per_weight']:.2f}",
             f"{m['bits_per_weight'] - before:+.2f}",
@@ -164,16 +172,18 @@ def sizes(stages: Sequence[Finished]) -> Figure:
     return Figure("Size of the weights before and after", bars(list(rows.values())))
 
 
-def kind_figures(stage: Finished) -> tuple[Figure, Figure]:
-    """Plot bits per weight and signal-to-noise of each kind of tensor."""
-    kinds = stage.metrics["kinds"]
-    bits = [Bar(k["kind"], k["bits_per_weight"], f"{k['bits_per_weight']:.2f}") for k in kinds]
-    noise = [
-        Bar(k["kind"], max(k["snr_db"], 0.0), f"{k['snr_db']:.1f} dB")
-        for k in kinds
-        if k["snr_db"] is not None
-    ]
+def kind_figures(stage: Finished) -> tuple[Figure, ...]:
+    """Plot bytes, bits per weight and signal-to-noise of each kind of tensor that was packed."""
+    bytes_, bits, noise = [], [], []
+    for k in stage.metrics["kinds"]:
+        if k["snr_db"] is None:
+            continue
+        stored = k["weights"] * k["bits_per_weight"] / 8
+        bytes_.append(Bar(k["kind"], stored, quantity(stored, "B")))
+        bits.append(Bar(k["kind"], k["bits_per_weight"], f"{k['bits_per_weight']:.2f}"))
+        noise.append(Bar(k["kind"], max(k["snr_db"], 0.0), f"{k['snr_db']:.1f} dB"))
     return (
+        Figure(f"{stage.name}: size by kind of tensor", bars(bytes_)),
         Figure(f"{stage.name}: bits per weight by kind of tensor", bars(bits)),
         Figure(f"{stage.name}: signal-to-noise ratio by kind of tensor", bars(noise)),
     )
