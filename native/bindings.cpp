@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -80,12 +81,15 @@ struct Layout {  // owns the tables that a Format points to
          std::vector<float> thresholds_, std::vector<int> steps_)
       : values(std::move(values_)), thresholds(std::move(thresholds_)), steps(std::move(steps_)) {
     if (block != 16 && block != 32) throw std::invalid_argument("block must be 16 or 32");
+    if (Scale(scale) == Scale::micro && block != 16)
+      throw std::invalid_argument("microexponents go with blocks of 16");
     if (code_bits < 1 || code_bits > 8 || values.size() != 1u << code_bits)
       throw std::invalid_argument("values must have 2**code_bits entries");
     if (Element(element) == Element::ladder && thresholds.size() + 1 != values.size())
       throw std::invalid_argument("a ladder needs a threshold between any two values");
     if (steps.size() > 1 && (code_bits < 4 || code_bits > 6))
       throw std::invalid_argument("the scale search takes 4 to 6 bits");
+    if (steps.size() > kMostSteps) throw std::invalid_argument("too many scale steps");
     for (int step : steps)
       if (step < -8 || step > 8) throw std::invalid_argument("scale steps must be within -8..8");
     format = {block, code_bits, Scale(scale), Element(element), Rule::floor, false, mantissa_bits,
@@ -122,6 +126,20 @@ void quantize(const Layout& layout, int rule, bool truncate, Matrix<const float>
   });
 }
 
+float largest_finite(Matrix<const float> x, int threads) {
+  const int64_t rows = int64_t(x.shape(0)), cols = int64_t(x.shape(1));
+  const Kernels& kernels = *choose().kernels;
+  nb::gil_scoped_release released;
+  std::mutex lock;
+  float largest = 0;
+  over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
+    const float part = kernels.largest_finite(x.data() + first * cols, (last - first) * cols);
+    const std::lock_guard<std::mutex> held(lock);
+    largest = std::max(largest, part);
+  });
+  return largest;
+}
+
 void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> scales,
                 float tensor_scale, Matrix<float> y, int threads) {
   const int64_t rows = int64_t(y.shape(0)), cols = int64_t(y.shape(1));
@@ -142,6 +160,7 @@ NB_MODULE(_native, m) {
                     std::vector<float>, std::vector<int>>());
   m.def("quantize", &quantize);
   m.def("dequantize", &dequantize);
+  m.def("largest_finite", &largest_finite);
   m.def("instruction_set", [] { return std::string(choose().name); });
   m.def("instruction_sets", [] {
     std::vector<std::string> names;

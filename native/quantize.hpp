@@ -17,6 +17,8 @@ enum class Element : int {
   ladder,           // any rising list of up to 64 integers, coded by position
 };
 
+constexpr int kMostSteps = 16;
+
 struct Format {
   int block;      // elements that share a scale: 16 or 32
   int code_bits;  // 1 to 8
@@ -43,10 +45,11 @@ struct Tensor {
   uint8_t* scales;        // rows of ceil(cols / block) scales of one byte, two for Scale::micro
 };
 
-// Both work on rows first <= row < last.
+// The first two work on rows first <= row < last.
 struct Kernels {
   void (*quantize)(const Format&, const Tensor&, int64_t first, int64_t last);
   void (*dequantize)(const Format&, const Tensor&, int64_t first, int64_t last);
+  float (*largest_finite)(const float* x, int64_t count);  // magnitude; 0 if there is none
 };
 
 namespace scalar { extern const Kernels kernels; }

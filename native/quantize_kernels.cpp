@@ -1,7 +1,7 @@
 // Quantization and dequantization of rows. Compiled once per instruction set, into the namespace
 // that STROP_ISA names; everything else stays in an anonymous namespace, so that the linker cannot
-// mix code of two sets. Plain loops of constant length, for the compiler to vectorise; only the
-// scale search is also written with AVX-512 intrinsics.
+// mix code of two sets. Sixteen numbers make a vector, which the compiler maps onto the registers
+// there are; only the scale search is also written with AVX-512 intrinsics.
 
 #include <cmath>
 #include <cstdlib>
@@ -19,304 +19,357 @@ namespace {
 
 constexpr int kNanScale = 255;
 constexpr int kLargestS1E4M3 = 126;
+constexpr int32_t kInfinity = 0x7F800000;
+constexpr int kLanes = 16;
 
-inline uint32_t bits_of(float x) { uint32_t b; std::memcpy(&b, &x, 4); return b; }
-inline float float_of(uint32_t b) { float x; std::memcpy(&x, &b, 4); return x; }
-inline float power_of_two(int exponent) {  // exponent in -149..127
-  return exponent >= -126 ? float_of(uint32_t(exponent + 127) << 23)
-                          : float_of(1u << (exponent + 149));
+using Floats = float __attribute__((vector_size(64)));
+using Ints = int32_t __attribute__((vector_size(64)));
+using Shorts = int16_t __attribute__((vector_size(32)));
+using Codes = uint8_t __attribute__((vector_size(16)));
+#define INLINE inline __attribute__((always_inline))
+
+template <typename To, typename From>
+INLINE To bits_as(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
 }
-inline int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+INLINE float power_of_two(int exponent) {  // exponent in -149..127
+  return exponent >= -126 ? bits_as<float>(uint32_t(exponent + 127) << 23)
+                          : bits_as<float>(1u << (exponent + 149));
+}
+INLINE int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
+INLINE int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+INLINE Ints smaller(Ints a, Ints b) { return a < b ? a : b; }
+INLINE Floats load(const float* x) { Floats v; std::memcpy(&v, x, sizeof v); return v; }
+INLINE Ints magnitude_bits(Floats x) { return bits_as<Ints>(x) & 0x7FFFFFFF; }
+
+template <typename Half, typename Whole>
+INLINE Half halves_max(Whole v) {
+  Half low, high;
+  std::memcpy(&low, &v, sizeof low);
+  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+  return low > high ? low : high;
+}
+
+INLINE int32_t largest_lane(Ints v) {
+  using Eight = int32_t __attribute__((vector_size(32)));
+  using Four = int32_t __attribute__((vector_size(16)));
+  const Four four = halves_max<Four>(halves_max<Eight>(v));
+  const int32_t a = four[0] > four[1] ? four[0] : four[1];
+  const int32_t b = four[2] > four[3] ? four[2] : four[3];
+  return a > b ? a : b;
+}
 
 // Round to the nearest integer, ties to even, for |x| < 2**22: adding 1.5 * 2**23 leaves no room
 // for a fraction, and the integer stands in the low bits.
-inline int32_t round_even(float x) { return int32_t(bits_of(x + 0x1.8p23f)) - 0x4B400000; }
+INLINE Ints round_even(Floats x) { return bits_as<Ints>(x + 0x1.8p23f) - 0x4B400000; }
 
-// ---- Elements: B numbers times a factor become B codes -----------------------------------------
+// ---- Elements: numbers, divided by their scale, become codes -----------------------------------
 
-template <int B>
-void encode_sign_magnitude(const Format& f, const float* x, const float* factor, uint8_t* codes) {
+INLINE Ints encode_sign_magnitude(const Format& f, Floats v) {
   const int smallest = f.smallest_exponent + 127, mantissa = f.mantissa_bits;
-  const int sign_shift = 32 - f.code_bits;
-  const uint32_t sign_bit = 1u << (f.code_bits - 1), limit = bits_of(f.largest);
-  const bool truncate = f.truncate;
-  for (int i = 0; i < B; i++) {
-    const uint32_t bits = bits_of(x[i] * factor[i]);
-    uint32_t magnitude = bits & 0x7FFFFFFF;
-    magnitude = magnitude < limit ? magnitude : limit;
-    const int field = int(magnitude >> 23);
-    const int exponent = field > smallest ? field : smallest;
-    // The mantissa, hidden bit included, as an integer: subnormals just stay below the hidden bit.
-    const float scaled = float_of(magnitude) * float_of(uint32_t(254 - exponent + mantissa) << 23);
-    const int integer = truncate ? int(scaled) : round_even(scaled);
-    const uint32_t code = uint32_t(((exponent - smallest) << mantissa) + integer);
-    codes[i] = uint8_t(code | ((bits >> sign_shift) & sign_bit));
-  }
+  const Ints bits = bits_as<Ints>(v);
+  const Ints magnitude = smaller(bits & 0x7FFFFFFF, bits_as<int32_t>(f.largest) + Ints{});
+  const Ints exponent = larger(magnitude >> 23, smallest + Ints{});
+  // The mantissa, hidden bit included, as an integer: subnormals just stay below the hidden bit.
+  const Floats scaled = bits_as<Floats>(magnitude) * bits_as<Floats>((254 + mantissa - exponent) << 23);
+  const Ints integer = f.truncate ? __builtin_convertvector(scaled, Ints) : round_even(scaled);
+  const Ints sign = (bits >> (32 - f.code_bits)) & (1 << (f.code_bits - 1));
+  return (((exponent - smallest) << mantissa) + integer) | sign;
 }
 
-template <int B>
-void encode_integer(const Format& f, const float* x, const float* factor, uint8_t* codes) {
-  const bool twos = f.element == Element::twos_complement;
-  const float unit = twos ? power_of_two(-f.smallest_exponent) : 1.0f;
-  const float low = twos ? -f.largest * unit : f.values[0] == f.values[0] ? f.values[0] : -f.largest;
-  const float high = twos ? f.largest * unit : f.values[(1 << f.code_bits) - 1];
-  const int offset = twos ? 0 : 1 << (f.code_bits - 1);
-  const int mask = (1 << f.code_bits) - 1;
-  for (int i = 0; i < B; i++) {
-    float v = x[i] * factor[i] * unit;
-    v = v > low ? v : low;
-    v = v < high ? v : high;
-    codes[i] = uint8_t((round_even(v) + offset) & mask);
-  }
+INLINE Ints encode_twos_complement(const Format& f, Floats v) {
+  Floats scaled = v * power_of_two(-f.smallest_exponent);
+  const Floats most = f.largest * power_of_two(-f.smallest_exponent) + Floats{};
+  scaled = scaled > -most ? scaled : -most;
+  scaled = scaled < most ? scaled : most;
+  return round_even(scaled) & ((1 << f.code_bits) - 1);
 }
 
-template <int B>
-void encode_ladder(const Format& f, const float* x, const float* factor, uint8_t* codes) {
-  const int count = (1 << f.code_bits) - 1;
-  float v[B];
-  int32_t code[B] = {};
-  for (int i = 0; i < B; i++) v[i] = x[i] * factor[i];
-  for (int k = 0; k < count; k++) {
-    const float threshold = f.thresholds[k];
-    for (int i = 0; i < B; i++) code[i] += v[i] > threshold;
-  }
-  for (int i = 0; i < B; i++) codes[i] = uint8_t(code[i]);
+INLINE Ints encode_offset_integer(const Format& f, Floats v) {
+  const Floats most = f.largest + Floats{};
+  v = v > -most ? v : -most;
+  v = v < most ? v : most;
+  return round_even(v) + (1 << (f.code_bits - 1));
 }
 
-template <int B>
-void encode(const Format& f, const float* x, const float* factor, uint8_t* codes) {
+INLINE Ints encode_ladder(const Format& f, Floats v) {
+  Ints code{};
+  for (int k = 0; k < (1 << f.code_bits) - 1; k++) code -= v > f.thresholds[k];
+  return code;
+}
+
+INLINE Ints encode(const Format& f, Floats v) {
   switch (f.element) {
-    case Element::sign_magnitude: return encode_sign_magnitude<B>(f, x, factor, codes);
-    case Element::ladder: return encode_ladder<B>(f, x, factor, codes);
-    default: return encode_integer<B>(f, x, factor, codes);
+    case Element::sign_magnitude: return encode_sign_magnitude(f, v);
+    case Element::twos_complement: return encode_twos_complement(f, v);
+    case Element::offset_integer: return encode_offset_integer(f, v);
+    default: return encode_ladder(f, v);
   }
+}
+
+INLINE void store(Ints code, uint8_t* codes) {
+  const Codes narrow = __builtin_convertvector(code, Codes);
+  std::memcpy(codes, &narrow, sizeof narrow);
+}
+
+// Encode a block times a factor.
+template <int B>
+INLINE void encode_block(const Format& f, const float* x, float factor, uint8_t* codes) {
+  for (int i = 0; i < B; i += kLanes) store(encode(f, load(x + i) * factor), codes + i);
+}
+
+// The largest magnitude as bits: NaN, if there is one, is above infinity.
+template <int B>
+INLINE int32_t largest_bits(const float* x) {
+  Ints largest{};
+  for (int i = 0; i < B; i += kLanes) largest = larger(largest, magnitude_bits(load(x + i)));
+  return largest_lane(largest);
 }
 
 // ---- Power-of-two scales (E8M0) ----------------------------------------------------------------
 
-// The largest magnitude as bits: NaN, if there is one, is above infinity, 0x7F800000.
-template <int B>
-uint32_t largest_bits(const float* x) {
-  uint32_t largest = 0;
-  for (int i = 0; i < B; i++) {
-    const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFF;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return largest;
-}
-
-int power_of_two_scale(const Format& f, uint32_t amax) {
-  if (amax > 0x7F800000) return kNanScale;
+INLINE int power_of_two_scale(const Format& f, int32_t amax) {
+  if (amax > kInfinity) return kNanScale;
   if (f.rule == Rule::rceil) {
-    const uint32_t descale = bits_of(float_of(amax) / f.largest);
-    const uint32_t field = descale >> 23, fraction = descale & 0x7FFFFF;
-    const int byte = int(field) + (field == 0 ? fraction > 0x400000 : fraction > 0);
+    const int32_t descale = bits_as<int32_t>(bits_as<float>(amax) / f.largest);
+    const int field = descale >> 23, fraction = descale & 0x7FFFFF;
+    const int byte = field + (field == 0 ? fraction > 0x400000 : fraction > 0);
     return byte < 254 ? byte : 254;
   }
-  if (f.rule == Rule::even) amax += 1u << (23 - f.mantissa_bits - 1);
-  const int carry = f.rule == Rule::ceil && (amax & 0x7FFFFF) > 0;
-  return clamp(int(amax >> 23) + carry - f.largest_exponent, 0, kNanScale);
+  uint32_t bits = uint32_t(amax);
+  if (f.rule == Rule::even) bits += 1u << (23 - f.mantissa_bits - 1);
+  const int carry = f.rule == Rule::ceil && (bits & 0x7FFFFF) > 0;
+  return clamp(int(bits >> 23) + carry - f.largest_exponent, 0, kNanScale);
 }
 
 // See `multiplier` in the reference for byte 0.
-float multiplier(const Format& f, int byte) {
+INLINE float multiplier(const Format& f, int byte) {
   if (byte == 0 && f.largest_exponent > 0) byte = f.rule == Rule::rceil ? 127 : 1;
   return power_of_two(127 - (byte < 254 ? byte : 254));
 }
 
 template <int B>
-void quantize_power_of_two(const Format& f, const float* x, uint8_t* codes, uint8_t* scale) {
-  const uint32_t amax = largest_bits<B>(x);
-  const int byte = power_of_two_scale(f, amax);
+void quantize_e8m0(const Format& f, const float* x, uint8_t* codes, uint8_t* scale) {
+  const int byte = power_of_two_scale(f, largest_bits<B>(x));
   scale[0] = uint8_t(byte);
-  float factor[B];
-  const float whole = multiplier(f, byte);
-  for (int i = 0; i < B; i++) factor[i] = whole;
-  if (f.scale == Scale::micro) {
-    int micro = 0;
-    for (int i = 0; i < B; i += 2) {
-      const uint32_t pair = largest_bits<2>(x + i);
-      if (pair >> 23 < amax >> 23) {
-        micro |= 1 << (i / 2);
-        factor[i] = factor[i + 1] = 2 * whole;
-      }
-    }
-    scale[1] = uint8_t(micro);
-  }
-  encode<B>(f, x, factor, codes);
+  encode_block<B>(f, x, multiplier(f, byte), codes);
   if (byte == kNanScale) std::memset(codes, 0, B);
+}
+
+// A pair whose exponents both lie below that of the block has half its scale.
+void quantize_micro(const Format& f, const float* x, uint8_t* codes, uint8_t* scale) {
+  const int32_t amax = largest_bits<16>(x);
+  const int byte = power_of_two_scale(f, amax);
+  const float factor = multiplier(f, byte);
+  const Ints swapped_lanes = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
+  const Floats v = load(x);
+  const Ints magnitude = magnitude_bits(v);
+  Ints swapped;
+  for (int i = 0; i < kLanes; i++) swapped[i] = magnitude[swapped_lanes[i]];
+  const Ints halved = larger(magnitude, swapped) >> 23 < (amax >> 23);
+  int micro = 0;
+  for (int i = 0; i < kLanes; i += 2) micro |= (halved[i] & 1) << (i / 2);
+  scale[0] = uint8_t(byte);
+  scale[1] = uint8_t(micro);
+  store(encode(f, halved ? v * (2 * factor) : v * factor), codes);
+  if (byte == kNanScale) std::memset(codes, 0, kLanes);
 }
 
 // ---- NVFP4 -------------------------------------------------------------------------------------
 
 template <int B>
 void quantize_ue4m3(const Format& f, const float* x, float whole, uint8_t* codes, uint8_t* scale) {
-  const uint32_t amax = largest_bits<B>(x);
-  const bool finite = amax < 0x7F800000;
-  float scaled = finite ? float_of(amax) / 6.0f / whole : 1.0f;
+  const int32_t amax = largest_bits<B>(x);
+  const bool finite = amax < kInfinity;
+  float scaled = finite ? bits_as<float>(amax) / 6.0f / whole : 1.0f;
   scaled = scaled > 0x1p-6f ? scaled : 0x1p-6f;
   scaled = scaled < 448.0f ? scaled : 448.0f;
-  const uint32_t bits = bits_of(scaled);
+  const uint32_t bits = bits_as<uint32_t>(scaled);
   const uint32_t rounded = (bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20;
   scale[0] = finite ? uint8_t(rounded - ((127 - 7) << 3)) : kNanScale;
-  float factor[B];
-  for (int i = 0; i < B; i++) factor[i] = (1.0f / whole) / float_of(rounded << 20);
-  encode<B>(f, x, factor, codes);
+  encode_block<B>(f, x, (1.0f / whole) / bits_as<float>(rounded << 20), codes);
   if (!finite) std::memset(codes, 0, B);
 }
 
 // ---- Scale search (S1E4M3) ---------------------------------------------------------------------
 
-inline float s1e4m3(int byte) {
-  const float magnitude = float_of(uint32_t(((127 - 15) << 3) + (byte & 127)) << 20);
+INLINE float s1e4m3(int byte) {
+  const float magnitude = bits_as<float>(uint32_t(((127 - 15) << 3) + (byte & 127)) << 20);
   return byte & 128 ? -magnitude : magnitude;
 }
 
 // The smallest magnitude 0..126 with largest * scale >= amax, or 126. The exponent and the first
 // three mantissa bits of amax / largest give it, but for the rounding of that division.
-int smallest_scale(const Format& f, float amax) {
-  int guess = int(bits_of(amax / f.largest) >> 20) - ((127 - 15) << 3) - 1;
+INLINE int smallest_scale(const Format& f, float amax) {
+  int guess = int(bits_as<uint32_t>(amax / f.largest) >> 20) - ((127 - 15) << 3) - 1;
   guess = clamp(guess, 0, kLargestS1E4M3);
-  while (guess < kLargestS1E4M3 && s1e4m3(guess) * f.largest < amax) guess++;
-  return guess;
+  const int above = (s1e4m3(guess) * f.largest < amax) + (s1e4m3(guess + 1) * f.largest < amax);
+  return clamp(guess + above, 0, kLargestS1E4M3);
 }
 
-// The ladder times (8 + m), for each of the eight scale mantissas m; a shift gives the exponent.
-struct Ladders {
-  int count;
-  int16_t middle[8][64];  // sums of neighbouring values: twice the thresholds
-  int16_t value[8][64];   // twice the values
-};
-
-void fill(const Format& f, Ladders& ladders) {
-  ladders.count = 1 << f.code_bits;
-  for (int m = 0; m < 8; m++)
-    for (int k = 0; k < 64; k++) {
-      const bool inside = k < ladders.count, last = k + 1 >= ladders.count;
-      ladders.value[m][k] = inside ? int16_t(2 * f.values[k] * (8 + m)) : 0;
-      ladders.middle[m][k] = last ? std::numeric_limits<int16_t>::max() / 4
-                                  : int16_t((f.values[k] + f.values[k + 1]) * (8 + m));
-    }
-}
-
-// Squared errors of y and of -y, in fixed point, against a ladder shifted left.
-struct Errors { int64_t plus, minus; };
-
+// The search is in fixed point: elements are multiples of a quarter of the last mantissa bit of the
+// scale it starts from. A scale of exponent e + d and mantissa m is then (8 + m) << (2 + d), and
+// ladder 8 * (1 + d) + m is the format's ladder times that scale: all integers below 2**15.
 #ifdef __AVX512BW__
 
-template <int N>
-__m512i squared_errors(__m512i y, const int16_t* middle, const int16_t* value, __m128i shift) {
-  const __m512i middles = _mm512_sll_epi16(_mm512_loadu_si512(middle), shift);
-  const __m512i values = _mm512_sll_epi16(_mm512_loadu_si512(value), shift);
-  __m512i high_middles, high_values;
-  if constexpr (N == 64) {
-    high_middles = _mm512_sll_epi16(_mm512_loadu_si512(middle + 32), shift);
-    high_values = _mm512_sll_epi16(_mm512_loadu_si512(value + 32), shift);
+// For a binary search in registers: `middle[l]` holds the midpoints that level l compares with, by
+// the outcomes so far; bit l of the index is the outcome of level l; `value` is by that index.
+struct Ladder {
+  alignas(64) int16_t middle[6][32];
+  alignas(64) int16_t value[64];
+};
+
+void fill(const Format& f, int half_scale, Ladder& ladder) {
+  for (int index = 0; index < 1 << f.code_bits; index++) {
+    int position = 0;
+    for (int level = 0; level < f.code_bits; level++) {
+      const int half = 1 << (f.code_bits - 1 - level), k = position + half;
+      if (index < 1 << level)
+        ladder.middle[level][index] = int16_t((f.values[k - 1] + f.values[k]) * half_scale);
+      position += index >> level & 1 ? half : 0;
+    }
+    ladder.value[index] = int16_t(2 * f.values[position] * half_scale);
   }
+}
+
+template <int Bits>
+INLINE __m512i squared_errors(__m512i y, const Ladder& ladder) {
   __m512i index = _mm512_setzero_si512();
-  for (int half = N / 2; half > 0; half /= 2) {
-    const __m512i probe = _mm512_add_epi16(index, _mm512_set1_epi16(int16_t(half - 1)));
-    __m512i middle_at;
-    if constexpr (N == 64) middle_at = _mm512_permutex2var_epi16(middles, probe, high_middles);
-    else middle_at = _mm512_permutexvar_epi16(probe, middles);
-    const __mmask32 above = _mm512_cmpgt_epi16_mask(y, middle_at);
-    index = _mm512_mask_add_epi16(index, above, index, _mm512_set1_epi16(int16_t(half)));
+  for (int level = 0; level < Bits; level++) {
+    const __m512i middle =
+        _mm512_permutexvar_epi16(index, _mm512_load_si512(ladder.middle[level]));
+    index = _mm512_mask_add_epi16(index, _mm512_cmpgt_epi16_mask(y, middle), index,
+                                  _mm512_set1_epi16(int16_t(1 << level)));
   }
+  const __m512i low = _mm512_load_si512(ladder.value);
   __m512i nearest;
-  if constexpr (N == 64) nearest = _mm512_permutex2var_epi16(values, index, high_values);
-  else nearest = _mm512_permutexvar_epi16(index, values);
+  if constexpr (Bits == 6)
+    nearest = _mm512_permutex2var_epi16(low, index, _mm512_load_si512(ladder.value + 32));
+  else
+    nearest = _mm512_permutexvar_epi16(index, low);
   const __m512i error = _mm512_sub_epi16(y, nearest);
   return _mm512_madd_epi16(error, error);
 }
 
-template <int B, int N>
-Errors errors_of(const int16_t* y, const int16_t* middle, const int16_t* value, int shift) {
-  const __m128i count = _mm_cvtsi32_si128(shift);
+// Sums of squared errors of y, then of -y.
+template <int B, int Bits>
+INLINE void errors_of(const int16_t* y, const Ladder& ladder, int32_t* sums) {
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i squares;  // of y in the low half, of -y in the high half
   if constexpr (B == 32) {
-    const __m512i plus = _mm512_loadu_si512(y);
-    const __m512i minus = _mm512_sub_epi16(_mm512_setzero_si512(), plus);
-    return {_mm512_reduce_add_epi32(squared_errors<N>(plus, middle, value, count)),
-            _mm512_reduce_add_epi32(squared_errors<N>(minus, middle, value, count))};
-  } else {  // both signs in one register
-    const __m256i plus = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(y));
-    const __m256i minus = _mm256_sub_epi16(_mm256_setzero_si256(), plus);
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(plus), minus, 1);
-    const __m512i squares = squared_errors<N>(both, middle, value, count);
-    return {_mm512_mask_reduce_add_epi32(0x00FF, squares),
-            _mm512_mask_reduce_add_epi32(0xFF00, squares)};
+    const __m512i plus = _mm512_load_si512(y), minus = _mm512_sub_epi16(zero, plus);
+    const __m512i p = squared_errors<Bits>(plus, ladder), m = squared_errors<Bits>(minus, ladder);
+    squares = _mm512_add_epi32(_mm512_shuffle_i64x2(p, m, 0x44), _mm512_shuffle_i64x2(p, m, 0xEE));
+  } else {
+    const __m512i twice = _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i*)y));
+    const __m512i both = _mm512_mask_sub_epi16(twice, 0xFFFF0000, zero, twice);
+    squares = squared_errors<Bits>(both, ladder);
   }
+  const __m512i four = _mm512_add_epi32(squares, _mm512_shuffle_i64x2(squares, squares, 0xB1));
+  const __m512i two = _mm512_add_epi32(four, _mm512_shuffle_epi32(four, _MM_PERM_BADC));
+  const __m512i one = _mm512_add_epi32(two, _mm512_shuffle_epi32(two, _MM_PERM_CDAB));
+  sums[0] = _mm512_cvtsi512_si32(one);
+  sums[1] = _mm_cvtsi128_si32(_mm512_extracti64x2_epi64(one, 2));
 }
 
 #else
 
-template <int B, int N>
-int64_t squared_error(const int16_t* y, const int16_t* middle, const int16_t* value, int shift) {
-  int16_t nearest[B];
-  for (int i = 0; i < B; i++) nearest[i] = int16_t(value[0] << shift);
-  for (int k = 0; k + 1 < N; k++) {
-    const int16_t threshold = int16_t(middle[k] << shift);
-    const int16_t rise = int16_t((value[k + 1] - value[k]) << shift);
-    for (int i = 0; i < B; i++) nearest[i] += y[i] > threshold ? rise : int16_t(0);
+// For a walk up the ladder: the midpoints, and how far the value rises at each.
+struct Ladder {
+  int16_t middle[64], rise[64], lowest;
+};
+
+void fill(const Format& f, int half_scale, Ladder& ladder) {
+  ladder.lowest = int16_t(2 * f.values[0] * half_scale);
+  for (int k = 0; k + 1 < 1 << f.code_bits; k++) {
+    ladder.middle[k] = int16_t((f.values[k] + f.values[k + 1]) * half_scale);
+    ladder.rise[k] = int16_t(2 * (f.values[k + 1] - f.values[k]) * half_scale);
   }
+}
+
+template <int B, int Bits>
+INLINE int32_t squared_error(const int16_t* y, const Ladder& ladder) {
   int32_t sum = 0;
-  for (int i = 0; i < B; i++) {
-    const int32_t error = int32_t(y[i]) - nearest[i];
-    sum += error * error;
+  for (int start = 0; start < B; start += 16) {
+    Shorts lanes;
+    std::memcpy(&lanes, y + start, sizeof lanes);
+    Shorts nearest = ladder.lowest + Shorts{};
+    for (int k = 0; k < (1 << Bits) - 1; k++) nearest += (lanes > ladder.middle[k]) & ladder.rise[k];
+    const Shorts error = lanes - nearest;
+    for (int i = 0; i < 16; i++) sum += int32_t(error[i]) * error[i];
   }
   return sum;
 }
 
-template <int B, int N>
-Errors errors_of(const int16_t* y, const int16_t* middle, const int16_t* value, int shift) {
+// Sums of squared errors of y, then of -y.
+template <int B, int Bits>
+INLINE void errors_of(const int16_t* y, const Ladder& ladder, int32_t* sums) {
   int16_t negative[B];
   for (int i = 0; i < B; i++) negative[i] = int16_t(-y[i]);
-  return {squared_error<B, N>(y, middle, value, shift),
-          squared_error<B, N>(negative, middle, value, shift)};
+  sums[0] = squared_error<B, Bits>(y, ladder);
+  sums[1] = squared_error<B, Bits>(negative, ladder);
 }
 
 #endif
 
-template <int B, int N>
+struct Ladders {
+  Ladder scaled[24];
+};
+
+void fill(const Format& f, Ladders& ladders) {
+  for (int row = 0; row < 24; row++) fill(f, (8 + row % 8) << (row / 8), ladders.scaled[row]);
+}
+
+template <int B, int Bits>
 int search_scale(const Format& f, const Ladders& ladders, const float* y, int start) {
-  int16_t fixed[B];
+  alignas(64) int16_t fixed[B];
   const int exponent = start >> 3;
   const float unit = power_of_two(20 - exponent);
-  for (int i = 0; i < B; i++) fixed[i] = int16_t(round_even(y[i] * unit));
-  int64_t least = std::numeric_limits<int64_t>::max();
-  int best = start;
-  for (int s = 0; s < f.step_count; s++) {
-    const int tried = clamp(start + f.steps[s], 0, kLargestS1E4M3);
-    const int shift = 1 + (tried >> 3) - exponent, m = tried & 7;
-    const Errors e = errors_of<B, N>(fixed, ladders.middle[m], ladders.value[m], shift);
-    if (e.plus < least) { least = e.plus; best = tried; }
-    if (e.minus < least) { least = e.minus; best = tried | 128; }
+  for (int i = 0; i < B; i += kLanes) {
+    const auto narrow = __builtin_convertvector(round_even(load(y + i) * unit), Shorts);
+    std::memcpy(fixed + i, &narrow, sizeof narrow);
   }
-  return best;
+  int32_t errors[2 * kMostSteps];
+  int tried[kMostSteps];
+  for (int s = 0; s < f.step_count; s++) {
+    tried[s] = clamp(start + f.steps[s], 0, kLargestS1E4M3);
+    errors_of<B, Bits>(fixed, ladders.scaled[tried[s] - 8 * exponent + 8], errors + 2 * s);
+  }
+  // The least error, and the first of equals: no branch, for the outcome cannot be predicted.
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int s = 0; s < 2 * f.step_count; s++) {
+    const int64_t key = int64_t(errors[s]) * (2 * kMostSteps) + s;
+    least = key < least ? key : least;
+  }
+  const int winner = int(least % (2 * kMostSteps));
+  return tried[winner / 2] | (winner & 1) << 7;
 }
 
 template <int B>
 void quantize_s1e4m3(const Format& f, const Ladders& ladders, const float* x, float whole,
                      uint8_t* codes, uint8_t* scale) {
-  const uint32_t amax = largest_bits<B>(x);
-  if (amax >= 0x7F800000) {
+  const int32_t amax = largest_bits<B>(x);
+  if (amax >= kInfinity) {
     scale[0] = kNanScale;
     std::memset(codes, 0, B);
     return;
   }
   const float inverse = 1.0f / whole;  // a power of two: exact
-  float y[B], factor[B];
+  alignas(64) float y[B];
   for (int i = 0; i < B; i++) y[i] = x[i] * inverse;
-  int byte = smallest_scale(f, float_of(amax) * inverse);
+  int byte = smallest_scale(f, bits_as<float>(amax) * inverse);
   if (f.step_count > 1) switch (f.code_bits) {
-    case 4: byte = search_scale<B, 16>(f, ladders, y, byte); break;
-    case 5: byte = search_scale<B, 32>(f, ladders, y, byte); break;
-    default: byte = search_scale<B, 64>(f, ladders, y, byte); break;
+    case 4: byte = search_scale<B, 4>(f, ladders, y, byte); break;
+    case 5: byte = search_scale<B, 5>(f, ladders, y, byte); break;
+    default: byte = search_scale<B, 6>(f, ladders, y, byte); break;
   }
   scale[0] = uint8_t(byte);
-  const float reciprocal = 1.0f / s1e4m3(byte);
-  for (int i = 0; i < B; i++) factor[i] = reciprocal;
-  encode<B>(f, y, factor, codes);
+  encode_block<B>(f, y, 1.0f / s1e4m3(byte), codes);
 }
 
 // ---- Rows --------------------------------------------------------------------------------------
@@ -362,7 +415,8 @@ void quantize_block(const Format& f, const Ladders& ladders, const float* x, flo
   switch (f.scale) {
     case Scale::s1e4m3: return quantize_s1e4m3<B>(f, ladders, x, whole, codes, scale);
     case Scale::ue4m3: return quantize_ue4m3<B>(f, x, whole, codes, scale);
-    default: return quantize_power_of_two<B>(f, x, codes, scale);
+    case Scale::micro: return quantize_micro(f, x, codes, scale);
+    default: return quantize_e8m0<B>(f, x, codes, scale);
   }
 }
 
@@ -436,8 +490,25 @@ void dequantize(const Format& f, const Tensor& t, int64_t first, int64_t last) {
   (f.block == 16 ? dequantize_rows<16> : dequantize_rows<32>)(f, t, first, last);
 }
 
+float largest_finite(const float* x, int64_t count) {
+  Ints largest{};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Ints magnitude = magnitude_bits(load(x + i));
+    largest = larger(largest, magnitude < kInfinity ? magnitude : Ints{});
+  }
+  int32_t most = largest_lane(largest);
+  for (; i < count; i++) {
+    const int32_t magnitude = bits_as<int32_t>(x[i]) & 0x7FFFFFFF;
+    if (magnitude < kInfinity && magnitude > most) most = magnitude;
+  }
+  return bits_as<float>(most);
+}
+
 }  // namespace
 
-namespace STROP_ISA { extern const Kernels kernels = {quantize, dequantize}; }
+namespace STROP_ISA {
+extern const Kernels kernels = {quantize, dequantize, largest_finite};
+}
 
 }  // namespace strop

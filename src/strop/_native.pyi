@@ -46,6 +46,9 @@ def dequantize(
 ) -> None:
     """Dequantize rows into `y`; ValueError if shapes do not fit the format."""
 
+def largest_finite(x: NDArray[float32], threads: int, /) -> float:
+    """Return the largest finite magnitude of an array; 0 if there is none."""
+
 def instruction_set() -> str:
     """Return the instruction set in use: the best one, or the one that STROP_ISA names."""
 

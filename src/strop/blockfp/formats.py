@@ -75,6 +75,11 @@ class Format:
         return self.code_bits + 8 * self.scale_bytes / self.block
 
     @property
+    def has_tensor_scale(self) -> bool:
+        """Return whether a tensor has one float32 scale besides those of its blocks."""
+        return self.scale in (Scale.UE4M3, Scale.S1E4M3)
+
+    @property
     def largest(self) -> float:
         """Return the largest magnitude of an element."""
         return max(abs(value) for value in self.values if math.isfinite(value))

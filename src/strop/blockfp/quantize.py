@@ -33,7 +33,7 @@ class BlockTensor:
     @property
     def nbytes(self) -> int:
         """Return the bytes of codes and scales, and of the tensor scale if the format has one."""
-        whole = 4 if self.format.scale in (Scale.UE4M3, Scale.S1E4M3) else 0
+        whole = 4 if self.format.has_tensor_scale else 0
         return self.codes.nbytes + self.scales.nbytes + whole
 
 
@@ -51,8 +51,7 @@ def quantize(
     array = np.ascontiguousarray(x, np.float32)
     rows = as_rows(array)
     cols = rows.shape[1]
-    finite = np.abs(rows)
-    amax = float(np.max(finite, initial=0, where=np.isfinite(finite)))
+    amax = _native.largest_finite(rows, threads()) if format.has_tensor_scale else 0.0
     whole = reference.tensor_scale(amax, format)
     blocks = -(-cols // format.block)
     codes = np.empty((len(rows), -(-cols * format.code_bits // 8)), np.uint8)

@@ -251,7 +251,7 @@ def tensor_scale(amax: float, format: Format) -> np.float32:
     NVFP4: amax / (448 * 6). S1E4M3: the smallest power of two (and normal float) with which the
     largest block scale, 1.75, reaches amax.
     """
-    if amax == 0 or format.scale in (Scale.E8M0, Scale.MICRO):
+    if amax == 0 or not format.has_tensor_scale:
         return np.float32(1)
     if format.scale is Scale.UE4M3:
         return max(np.float32(amax) / np.float32(448 * 6), np.finfo(np.float32).tiny)
