@@ -69,6 +69,16 @@ class CheckResult:
         """Return the fields and the verdict as a JSON object."""
         return asdict(self) | {"verdict": self.verdict}
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> CheckResult:
+        """Return the result that `to_json` wrote."""
+        fields: dict[str, Any] = {
+            name: Interval(**value) if isinstance(value, dict) else value
+            for name, value in row.items()
+            if name != "verdict"
+        }
+        return cls(**fields)
+
 
 def check(
     candidate: Model,
@@ -91,10 +101,10 @@ def check(
     return summarize(rows, candidate.name, source.name, chunk, seed)
 
 
-def percent(interval: Interval) -> str:
-    """Print an interval in percent, with enough digits to tell it from zero: +0.31% [0.12, 0.50]."""
-    digits = 2 if max(abs(interval.low), abs(interval.high)) >= 0.1 else 4
-    return f"{interval.estimate:+.{digits}f}% [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+def percent(change: Interval) -> str:
+    """Print a change in percent, with digits enough to tell it from zero."""
+    form = "+.2f" if max(abs(change.low), abs(change.high)) >= 0.1 else "+.4f"
+    return f"{change.estimate:{form}}% [{change.low:{form}}, {change.high:{form}}]"
 
 
 def contexts(
