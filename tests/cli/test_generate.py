@@ -174,7 +174,7 @@ def test_chat_goes_on_after_a_mistake(tiny_model):
 def test_chat_says_when_it_forgets(tiny_model):
     lines = [f"{index} " + "word " * 20 for index in range(6)]
     result = run("chat", tiny_model, "--max-tokens", 20, stdin="\n".join(lines))
-    assert "oldest 1 turns are forgotten" in result.stderr
+    assert "oldest turn is forgotten" in result.stderr
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model, monkeypatch, tmp_path):

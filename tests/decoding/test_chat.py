@@ -84,6 +84,14 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_got(fake):
     assert say(talk, "go on") == "a long answer"
 
 
+def test_a_message_without_any_answer_leaves_no_trace(fake):
+    model = fake(script="")  # ends at once
+    model.prompt_length = len("u:go\na:")
+    talk = Conversation(model, GREEDY)
+    assert say(talk, "go") == ""
+    assert talk.messages == []
+
+
 def test_a_pass_that_was_broken_off_leaves_nothing_behind(fake, monkeypatch):
     model = fake()
     talk = Conversation(model, SHORT)

@@ -48,9 +48,10 @@ def chat(
 ) -> None:
     """Talk with a chat model.
 
-    Each line you type is a message; the model sees the conversation so far. Ctrl-C stops an
-    answer, Ctrl-D leaves. Inside: /help, /reset, /system TEXT, /save FILE, /exit. If standard
-    input is not a terminal, each of its lines is a message.
+    Each line you type is a message; the model sees the conversation so far.
+    Ctrl-C stops an answer, Ctrl-D leaves.
+    Inside: /help, /reset, /system TEXT, /save FILE, /exit.
+    If standard input is not a terminal, each of its lines is a message.
 
     [bold]Examples[/bold]
 
@@ -116,11 +117,12 @@ def typed_lines() -> Iterator[str]:
 
 def answer(talk: Conversation, text: str) -> None:
     """Show the answer to a message as it is written; Ctrl-C ends it early."""
-    forgotten = talk.forgotten
+    before = talk.forgotten
     try:
         with closing(talk.reply(text)) as deltas:
-            if talk.forgotten > forgotten:
-                say(f"(context full: the oldest {talk.forgotten - forgotten} turns are forgotten)")
+            if forgotten := talk.forgotten - before:
+                turns = "turn is" if forgotten == 1 else f"{forgotten} turns are"
+                say(f"(context full: the oldest {turns} forgotten)")
             for delta in deltas:
                 show(delta)
     except KeyboardInterrupt:

@@ -86,7 +86,9 @@ def generate(
         str,
         typer.Argument(help="Alias (smollm2), directory, .gguf file or hub id.", metavar="MODEL"),
     ],
-    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(help="The text; - reads it from standard input.", metavar="PROMPT")
+    ],
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
@@ -106,8 +108,8 @@ def generate(
 ) -> None:
     """Generate text from a prompt, shown as it is written.
 
-    The same command gives the same text; another --seed gives another. If the model has a chat
-    template, the prompt is sent as a user's message.
+    The same command gives the same text; another --seed gives another.
+    If the model has a chat template, the prompt is sent as a user's message.
 
     [bold]Examples[/bold]
 
@@ -117,7 +119,7 @@ def generate(
 
       strop generate smollm2 "Once upon a time" --raw --stop "The end" --seed 7
 
-      cat letter.txt | strop generate smollm2 - --system "Summarise in one sentence." --json
+      cat letter.txt | strop generate smollm2 - --system "Summarise this." --json
     """
     from strop.decoding import collect
     from strop.decoding import generate as decode

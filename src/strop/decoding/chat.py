@@ -53,13 +53,14 @@ class Conversation:
 
         The oldest turns are dropped when they would leave no room for an answer of
         `sampling.max_tokens` (or half the context, if that is less). An answer that the caller
-        breaks off stays in the history as far as it got. Raises StropError when the message alone
-        is longer than the context; the history is then as it was before.
+        breaks off stays in the history as far as it got; a message without any answer does not.
+        Raises StropError when the message alone is longer than the context; the history is then
+        as it was before.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         turns, forgotten, tokens = self.fit(turns)
         deltas = generate(self.model, tokens, self.sampling, self.cache)
-        self.forgotten += forgotten
+        self.turns, self.forgotten = turns[:-1], self.forgotten + forgotten
         return self.steps(turns, deltas)
 
     def steps(self, turns: list[Message], deltas: Iterator[Delta]) -> Generator[Delta, None, None]:
@@ -70,7 +71,8 @@ class Conversation:
                 answer += delta.text
                 yield delta
         finally:
-            self.turns = [*turns, {"role": "assistant", "content": answer}]
+            if answer:
+                self.turns = [*turns, {"role": "assistant", "content": answer}]
 
     def fit(self, turns: list[Message]) -> tuple[list[Message], int, list[int]]:
         """Drop the oldest turns as needed; return the rest, how many were dropped, and tokens."""

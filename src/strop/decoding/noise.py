@@ -8,45 +8,49 @@ Daliri, Musco and Suresh 2024, arXiv 2408.07978).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]  #: 32-bit words, each in a 64-bit integer so that products fit
 
 ROUNDS = 10
-MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after each round
-WORD = 0xFFFFFFFF
-LOW, SHIFT = np.uint64(WORD), np.uint64(32)
+MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
+WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)  # added to the key after each round
+LOW, SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 #: Last word of the counter: what the numbers are for. Another use takes another number, since
 #: noise shared between two decisions that should be independent biases both.
 TOKEN_CHOICE = 0
 
 
-def philox(
-    counter: tuple[Words, Words, Words, Words], key: tuple[int, int]
-) -> tuple[Words, Words, Words, Words]:
-    """Philox4x32-10: hash four 32-bit counter words under a two-word key into four random words.
+@lru_cache(maxsize=64)
+def key_schedule(seed: int) -> tuple[Words, ...]:
+    """Return the key of each round, shape (2, 1), for a 64-bit seed."""
+    key = np.array([[seed & 0xFFFFFFFF], [seed >> 32]], np.uint64)
+    return tuple((key + np.uint64(step) * WEYL) & LOW for step in range(ROUNDS))
 
-    The counter words are arrays that broadcast against each other. Source: Salmon, Moraes, Dror
-    and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3.
+
+def philox(counter: Words, seed: int) -> Words:
+    """Philox4x32-10: hash blocks of four 32-bit words, shape (4, n), under a 64-bit key.
+
+    Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
+    section 3.3. The words are held as two pairs, so that a round is five array operations.
     """
-    a, b, c, d = counter
-    high, low = key
-    for _ in range(ROUNDS):
-        left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
-        a, b = (right >> SHIFT) ^ b ^ np.uint64(high), right & LOW
-        c, d = (left >> SHIFT) ^ d ^ np.uint64(low), left & LOW
-        high, low = (high + WEYL[0]) & WORD, (low + WEYL[1]) & WORD
-    return a, b, c, d
+    even, odd = counter[0::2], counter[1::2]
+    for key in key_schedule(seed):
+        product = (even * MULTIPLIERS)[::-1]
+        even, odd = (product >> SHIFT) ^ odd ^ key, product & LOW
+    return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
 def words(seed: int, position: int, blocks: Words) -> Words:
     """Return the four random words of each block of four tokens, shape (4, len(blocks))."""
-    where = [np.array([word], np.uint64) for word in (position & WORD, position >> 32)]
-    counter = (blocks, where[0], where[1], np.array([TOKEN_CHOICE], np.uint64))
-    return np.stack(philox(counter, (seed & WORD, seed >> 32)))
+    counter = np.empty((4, len(blocks)), np.uint64)
+    counter[0] = blocks
+    counter[1:] = [[position & 0xFFFFFFFF], [position >> 32], [TOKEN_CHOICE]]
+    return philox(counter, seed)
 
 
 def gumbel(seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -63,5 +67,10 @@ def gumbel(seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.fl
     else:
         every = words(seed, position, (tokens >> 2).astype(np.uint64))
         drawn = every[tokens & 3, np.arange(len(tokens))]
-    uniform = (drawn.astype(np.float64) + 0.5) * 2.0**-32
-    return -np.log(-np.log(uniform))
+    noise = drawn.astype(np.float64)
+    noise += 0.5
+    noise *= 2.0**-32  # uniform in (0, 1)
+    for _ in range(2):  # -log(-log(uniform)), in place: fresh memory costs as much as the logarithm
+        np.log(noise, out=noise)
+        np.negative(noise, out=noise)
+    return noise

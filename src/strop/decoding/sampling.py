@@ -121,21 +121,24 @@ def survivors(
 
     The softmax of the scores is the distribution to draw from; the best score is 0.
     """
-    scores = logits.astype(np.float64)
-    scores -= scores.max()
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf
-        scores /= sampling.temperature
-    tokens = np.arange(len(scores))
-    if 0 < sampling.top_k < len(scores):
+    best = float(logits.max())
+    # First a floor under the logits, so that the rest is work on few tokens. Temperature keeps
+    # their order, and what min-p removes matters to top-p only.
+    floor = -math.inf
+    if sampling.top_p == 1 and sampling.min_p > 0:
+        floor = best + sampling.temperature * math.log(sampling.min_p) - 0.01
+    if 0 < sampling.top_k < len(logits):
         # Equals of the last one stay, as in transformers.
-        kept = scores >= np.partition(scores, -sampling.top_k)[-sampling.top_k]
-        tokens, scores = tokens[kept], scores[kept]
+        floor = max(floor, float(np.partition(logits, -sampling.top_k)[-sampling.top_k]))
+    tokens = np.flatnonzero(logits >= floor)
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf
+        scores = (logits[tokens].astype(np.float64) - best) / sampling.temperature
     if sampling.top_p < 1:
         kept = nucleus(scores, sampling.top_p)
         tokens, scores = tokens[kept], scores[kept]
     if sampling.min_p > 0:
-        kept = scores >= math.log(sampling.min_p)
-        tokens, scores = tokens[kept], scores[kept]
+        likely = scores >= math.log(sampling.min_p)
+        tokens, scores = tokens[likely], scores[likely]
     return tokens, scores
 
 
