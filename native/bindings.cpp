@@ -87,14 +87,17 @@ struct Layout {  // owns the tables that a Format points to
       throw std::invalid_argument("values must have 2**code_bits entries");
     if (Element(element) == Element::ladder && thresholds.size() + 1 != values.size())
       throw std::invalid_argument("a ladder needs a threshold between any two values");
-    if (steps.size() > 1 && (code_bits < 4 || code_bits > 6))
+    if (steps.empty() != (Element(element) != Element::ladder))
+      throw std::invalid_argument("a ladder is what takes a scale search");
+    if (!steps.empty() && (code_bits < 4 || code_bits > 6))
       throw std::invalid_argument("the scale search takes 4 to 6 bits");
-    if (steps.size() > kMostSteps) throw std::invalid_argument("too many scale steps");
+    if (!steps.empty() && steps.size() != kSteps)
+      throw std::invalid_argument("the scale search takes eight steps");
     for (int step : steps)
       if (step < -8 || step > 8) throw std::invalid_argument("scale steps must be within -8..8");
     format = {block, code_bits, Scale(scale), Element(element), Rule::floor, false, mantissa_bits,
               smallest_exponent, largest, largest_exponent, values.data(), thresholds.data(),
-              steps.data(), int(steps.size())};
+              steps.empty() ? nullptr : steps.data()};
   }
   Layout(const Layout&) = delete;
 

@@ -17,7 +17,7 @@ enum class Element : int {
   ladder,           // any rising list of up to 64 integers, coded by position
 };
 
-constexpr int kMostSteps = 16;
+constexpr int kSteps = 8;  // that the scale search tries
 
 struct Format {
   int block;      // elements that share a scale: 16 or 32
@@ -32,8 +32,8 @@ struct Format {
   int largest_exponent;   // floor(log2(largest))
   const float* values;      // value of each code: 2**code_bits
   const float* thresholds;  // steps of a ladder: 2**code_bits - 1
-  const int* steps;         // s1e4m3: scales tried, counted from the smallest that does not clip
-  int step_count;
+  const int* steps;  // s1e4m3: kSteps scales to try, counted from the smallest that does not clip;
+                     // null: take that one
 };
 
 struct Tensor {

@@ -97,18 +97,11 @@ INLINE Ints encode_offset_integer(const Format& f, Floats v) {
   return round_even(v) + (1 << (f.code_bits - 1));
 }
 
-INLINE Ints encode_ladder(const Format& f, Floats v) {
-  Ints code{};
-  for (int k = 0; k < (1 << f.code_bits) - 1; k++) code -= v > f.thresholds[k];
-  return code;
-}
-
 INLINE Ints encode(const Format& f, Floats v) {
   switch (f.element) {
     case Element::sign_magnitude: return encode_sign_magnitude(f, v);
     case Element::twos_complement: return encode_twos_complement(f, v);
-    case Element::offset_integer: return encode_offset_integer(f, v);
-    default: return encode_ladder(f, v);
+    default: return encode_offset_integer(f, v);
   }
 }
 
@@ -199,8 +192,8 @@ void quantize_ue4m3(const Format& f, const float* x, float whole, uint8_t* codes
 // ---- Scale search (S1E4M3) ---------------------------------------------------------------------
 
 INLINE float s1e4m3(int byte) {
-  const float magnitude = bits_as<float>(uint32_t(((127 - 15) << 3) + (byte & 127)) << 20);
-  return byte & 128 ? -magnitude : magnitude;
+  const uint32_t magnitude = uint32_t(((127 - 15) << 3) + (byte & 127)) << 20;
+  return bits_as<float>(magnitude | uint32_t(byte & 128) << 24);  // no branch: signs are random
 }
 
 // The smallest magnitude 0..126 with largest * scale >= amax, or 126. The exponent and the first
@@ -215,24 +208,62 @@ INLINE int smallest_scale(const Format& f, float amax) {
 // The search is in fixed point: elements are multiples of a quarter of the last mantissa bit of the
 // scale it starts from. A scale of exponent e + d and mantissa m is then (8 + m) << (2 + d), and
 // ladder 8 * (1 + d) + m is the format's ladder times that scale: all integers below 2**15.
+
 #ifdef __AVX512BW__
 
-// For a binary search in registers: `middle[l]` holds the midpoints that level l compares with, by
-// the outcomes so far; bit l of the index is the outcome of level l; `value` is by that index.
+// A binary search in registers: level l compares with midpoints that the outcomes so far select,
+// and bit l of the index is its outcome. The tables are in the order of that index.
 struct Ladder {
   alignas(64) int16_t middle[6][32];
   alignas(64) int16_t value[64];
 };
 
+// Call visit(level, index, k) for the step k that level compares with after the outcomes `index`.
+template <typename Visit>
+int walk(int bits, int index, Visit visit) {
+  int position = 0;
+  for (int level = 0; level < bits; level++) {
+    const int half = 1 << (bits - 1 - level);
+    if (index < 1 << level) visit(level, index, position + half);
+    position += index >> level & 1 ? half : 0;
+  }
+  return position;
+}
+
+// The same for elements: thresholds between codes.
+struct Thresholds {
+  alignas(64) float middle[6][32];
+};
+
+void fill(const Format& f, Thresholds& thresholds) {
+  for (int index = 0; index < 1 << f.code_bits; index++)
+    walk(f.code_bits, index, [&](int level, int at, int k) {
+      thresholds.middle[level][at] = f.thresholds[k - 1];
+    });
+}
+
+template <int Bits>
+INLINE Ints encode_ladder(const Thresholds& thresholds, Floats v) {
+  const __m512 y = bits_as<__m512>(v);
+  __m512i index = _mm512_setzero_si512(), code = _mm512_setzero_si512();
+#pragma GCC unroll 6
+  for (int level = 0; level < Bits; level++) {
+    const float* table = thresholds.middle[level];
+    __m512 middle = _mm512_load_ps(table);
+    if (level == 5) middle = _mm512_permutex2var_ps(middle, index, _mm512_load_ps(table + 16));
+    else middle = _mm512_permutexvar_ps(index, middle);
+    const __mmask16 above = _mm512_cmp_ps_mask(y, middle, _CMP_GT_OQ);
+    index = _mm512_mask_add_epi32(index, above, index, _mm512_set1_epi32(1 << level));
+    code = _mm512_mask_add_epi32(code, above, code, _mm512_set1_epi32(1 << (Bits - 1 - level)));
+  }
+  return bits_as<Ints>(code);
+}
+
 void fill(const Format& f, int half_scale, Ladder& ladder) {
   for (int index = 0; index < 1 << f.code_bits; index++) {
-    int position = 0;
-    for (int level = 0; level < f.code_bits; level++) {
-      const int half = 1 << (f.code_bits - 1 - level), k = position + half;
-      if (index < 1 << level)
-        ladder.middle[level][index] = int16_t((f.values[k - 1] + f.values[k]) * half_scale);
-      position += index >> level & 1 ? half : 0;
-    }
+    const int position = walk(f.code_bits, index, [&](int level, int at, int k) {
+      ladder.middle[level][at] = int16_t((f.values[k - 1] + f.values[k]) * half_scale);
+    });
     ladder.value[index] = int16_t(2 * f.values[position] * half_scale);
   }
 }
@@ -240,6 +271,7 @@ void fill(const Format& f, int half_scale, Ladder& ladder) {
 template <int Bits>
 INLINE __m512i squared_errors(__m512i y, const Ladder& ladder) {
   __m512i index = _mm512_setzero_si512();
+#pragma GCC unroll 6
   for (int level = 0; level < Bits; level++) {
     const __m512i middle =
         _mm512_permutexvar_epi16(index, _mm512_load_si512(ladder.middle[level]));
@@ -256,30 +288,44 @@ INLINE __m512i squared_errors(__m512i y, const Ladder& ladder) {
   return _mm512_madd_epi16(error, error);
 }
 
-// Sums of squared errors of y, then of -y.
+// Squared errors of y in the low half, of -y in the high half.
 template <int B, int Bits>
-INLINE void errors_of(const int16_t* y, const Ladder& ladder, int32_t* sums) {
-  const __m512i zero = _mm512_setzero_si512();
-  __m512i squares;  // of y in the low half, of -y in the high half
-  if constexpr (B == 32) {
-    const __m512i plus = _mm512_load_si512(y), minus = _mm512_sub_epi16(zero, plus);
-    const __m512i p = squared_errors<Bits>(plus, ladder), m = squared_errors<Bits>(minus, ladder);
-    squares = _mm512_add_epi32(_mm512_shuffle_i64x2(p, m, 0x44), _mm512_shuffle_i64x2(p, m, 0xEE));
-  } else {
-    const __m512i twice = _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i*)y));
-    const __m512i both = _mm512_mask_sub_epi16(twice, 0xFFFF0000, zero, twice);
-    squares = squared_errors<Bits>(both, ladder);
-  }
-  const __m512i four = _mm512_add_epi32(squares, _mm512_shuffle_i64x2(squares, squares, 0xB1));
-  const __m512i two = _mm512_add_epi32(four, _mm512_shuffle_epi32(four, _MM_PERM_BADC));
-  const __m512i one = _mm512_add_epi32(two, _mm512_shuffle_epi32(two, _MM_PERM_CDAB));
-  sums[0] = _mm512_cvtsi512_si32(one);
-  sums[1] = _mm_cvtsi128_si32(_mm512_extracti64x2_epi64(one, 2));
+INLINE __m512i both_errors(__m512i plus, __m512i minus, const Ladder& ladder) {
+  if constexpr (B == 16) return squared_errors<Bits>(_mm512_inserti64x4(plus, _mm512_castsi512_si256(minus), 1), ladder);
+  const __m512i p = squared_errors<Bits>(plus, ladder), m = squared_errors<Bits>(minus, ladder);
+  return _mm512_add_epi32(_mm512_shuffle_i64x2(p, m, 0x44), _mm512_shuffle_i64x2(p, m, 0xEE));
+}
+
+// The step (times two, plus one for -y) with the least error, the first of equals.
+template <int B, int Bits>
+INLINE int least_error(const int16_t* y, const Ladder* const* ladders) {
+  __m512i plus;
+  if constexpr (B == 32) plus = _mm512_load_si512(y);
+  else plus = _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(y)));
+  const __m512i minus = _mm512_sub_epi16(_mm512_setzero_si512(), plus);
+  __m512i s[kSteps];
+#pragma GCC unroll 8
+  for (int i = 0; i < kSteps; i++) s[i] = both_errors<B, Bits>(plus, minus, *ladders[i]);
+  // Add up within the halves, eight registers at a time: the sums of four steps share a lane.
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)
+    s[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]),
+                            _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++)
+    s[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(s[2 * i], s[2 * i + 1]),
+                            _mm512_unpackhi_epi64(s[2 * i], s[2 * i + 1]));
+  const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i64x2(s[0], s[1], 0x88),
+                                        _mm512_shuffle_i64x2(s[0], s[1], 0xDD));
+  const __m512i by_step = _mm512_permutexvar_epi32(
+      _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), sums);
+  const __m512i least = _mm512_set1_epi32(_mm512_reduce_min_epi32(by_step));
+  return __builtin_ctz(_mm512_cmpeq_epi32_mask(by_step, least));
 }
 
 #else
 
-// For a walk up the ladder: the midpoints, and how far the value rises at each.
+// A walk up the steps: the midpoints, and how far the value rises at each.
 struct Ladder {
   int16_t middle[64], rise[64], lowest;
 };
@@ -292,67 +338,91 @@ void fill(const Format& f, int half_scale, Ladder& ladder) {
   }
 }
 
-template <int B, int Bits>
-INLINE int32_t squared_error(const int16_t* y, const Ladder& ladder) {
-  int32_t sum = 0;
-  for (int start = 0; start < B; start += 16) {
-    Shorts lanes;
-    std::memcpy(&lanes, y + start, sizeof lanes);
-    Shorts nearest = ladder.lowest + Shorts{};
-    for (int k = 0; k < (1 << Bits) - 1; k++) nearest += (lanes > ladder.middle[k]) & ladder.rise[k];
-    const Shorts error = lanes - nearest;
-    for (int i = 0; i < 16; i++) sum += int32_t(error[i]) * error[i];
-  }
-  return sum;
+struct Thresholds {
+  float middle[64];
+};
+
+void fill(const Format& f, Thresholds& thresholds) {
+  for (int k = 0; k + 1 < 1 << f.code_bits; k++) thresholds.middle[k] = f.thresholds[k];
 }
 
-// Sums of squared errors of y, then of -y.
+template <int Bits>
+INLINE Ints encode_ladder(const Thresholds& thresholds, Floats v) {
+  Ints code{};
+  for (int k = 0; k < (1 << Bits) - 1; k++) code -= v > thresholds.middle[k];
+  return code;
+}
+
 template <int B, int Bits>
-INLINE void errors_of(const int16_t* y, const Ladder& ladder, int32_t* sums) {
-  int16_t negative[B];
-  for (int i = 0; i < B; i++) negative[i] = int16_t(-y[i]);
-  sums[0] = squared_error<B, Bits>(y, ladder);
-  sums[1] = squared_error<B, Bits>(negative, ladder);
+INLINE int32_t squared_error(const int16_t* y, int sign, const Ladder& ladder) {
+  Ints sum{};
+  for (int start = 0; start < B; start += kLanes) {
+    Shorts lanes;
+    std::memcpy(&lanes, y + start, sizeof lanes);
+    lanes *= int16_t(sign);
+    Shorts nearest = ladder.lowest + Shorts{};
+    for (int k = 0; k < (1 << Bits) - 1; k++) nearest += (lanes > ladder.middle[k]) & ladder.rise[k];
+    const Ints error = __builtin_convertvector(lanes - nearest, Ints);
+    sum += error * error;
+  }
+  int32_t total = 0;
+  for (int i = 0; i < kLanes; i++) total += sum[i];
+  return total;
+}
+
+// The step (times two, plus one for -y) with the least error, the first of equals.
+template <int B, int Bits>
+INLINE int least_error(const int16_t* y, const Ladder* const* ladders) {
+  int best = 0;
+  int32_t least = std::numeric_limits<int32_t>::max();
+  for (int i = 0; i < 2 * kSteps; i++) {
+    const int32_t error = squared_error<B, Bits>(y, i & 1 ? -1 : 1, *ladders[i / 2]);
+    best = error < least ? i : best;
+    least = error < least ? error : least;
+  }
+  return best;
 }
 
 #endif
 
-struct Ladders {
-  Ladder scaled[24];
+struct Search {
+  Ladder ladders[24];
+  Thresholds thresholds;
+  uint8_t tried[kLargestS1E4M3 + 1][kSteps];  // by the scale that the search starts from
+  const Ladder* ladder[kLargestS1E4M3 + 1][kSteps];
 };
 
-void fill(const Format& f, Ladders& ladders) {
-  for (int row = 0; row < 24; row++) fill(f, (8 + row % 8) << (row / 8), ladders.scaled[row]);
+void fill(const Format& f, Search& search) {
+  fill(f, search.thresholds);
+  for (int row = 0; row < 24; row++) fill(f, (8 + row % 8) << (row / 8), search.ladders[row]);
+  for (int start = 0; start <= kLargestS1E4M3; start++)
+    for (int i = 0; i < kSteps; i++) {
+      const int tried = clamp(start + f.steps[i], 0, kLargestS1E4M3);
+      search.tried[start][i] = uint8_t(tried);
+      search.ladder[start][i] = &search.ladders[tried - (start & ~7) + 8];
+    }
 }
 
+// Search the scale of a block y, starting from the smallest that does not clip, and encode it.
 template <int B, int Bits>
-int search_scale(const Format& f, const Ladders& ladders, const float* y, int start) {
+INLINE int quantize_searched(const Search& search, const float* y, int start, uint8_t* codes) {
   alignas(64) int16_t fixed[B];
-  const int exponent = start >> 3;
-  const float unit = power_of_two(20 - exponent);
+  const float unit = power_of_two(20 - (start >> 3));
   for (int i = 0; i < B; i += kLanes) {
     const auto narrow = __builtin_convertvector(round_even(load(y + i) * unit), Shorts);
     std::memcpy(fixed + i, &narrow, sizeof narrow);
   }
-  int32_t errors[2 * kMostSteps];
-  int tried[kMostSteps];
-  for (int s = 0; s < f.step_count; s++) {
-    tried[s] = clamp(start + f.steps[s], 0, kLargestS1E4M3);
-    errors_of<B, Bits>(fixed, ladders.scaled[tried[s] - 8 * exponent + 8], errors + 2 * s);
-  }
-  // The least error, and the first of equals: no branch, for the outcome cannot be predicted.
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (int s = 0; s < 2 * f.step_count; s++) {
-    const int64_t key = int64_t(errors[s]) * (2 * kMostSteps) + s;
-    least = key < least ? key : least;
-  }
-  const int winner = int(least % (2 * kMostSteps));
-  return tried[winner / 2] | (winner & 1) << 7;
+  const int best = least_error<B, Bits>(fixed, search.ladder[start]);
+  const int byte = search.tried[start][best / 2] | (best & 1) << 7;
+  const float factor = 1.0f / s1e4m3(byte);
+  for (int i = 0; i < B; i += kLanes)
+    store(encode_ladder<Bits>(search.thresholds, load(y + i) * factor), codes + i);
+  return byte;
 }
 
 template <int B>
-void quantize_s1e4m3(const Format& f, const Ladders& ladders, const float* x, float whole,
-                     uint8_t* codes, uint8_t* scale) {
+INLINE void quantize_s1e4m3(const Format& f, const Search& search, const float* x, float whole,
+                            uint8_t* codes, uint8_t* scale) {
   const int32_t amax = largest_bits<B>(x);
   if (amax >= kInfinity) {
     scale[0] = kNanScale;
@@ -363,13 +433,11 @@ void quantize_s1e4m3(const Format& f, const Ladders& ladders, const float* x, fl
   alignas(64) float y[B];
   for (int i = 0; i < B; i++) y[i] = x[i] * inverse;
   int byte = smallest_scale(f, bits_as<float>(amax) * inverse);
-  if (f.step_count > 1) switch (f.code_bits) {
-    case 4: byte = search_scale<B, 4>(f, ladders, y, byte); break;
-    case 5: byte = search_scale<B, 5>(f, ladders, y, byte); break;
-    default: byte = search_scale<B, 6>(f, ladders, y, byte); break;
-  }
+  if (!f.steps) encode_block<B>(f, y, 1.0f / s1e4m3(byte), codes);
+  else if (f.code_bits == 4) byte = quantize_searched<B, 4>(search, y, byte, codes);
+  else if (f.code_bits == 5) byte = quantize_searched<B, 5>(search, y, byte, codes);
+  else byte = quantize_searched<B, 6>(search, y, byte, codes);
   scale[0] = uint8_t(byte);
-  encode_block<B>(f, y, 1.0f / s1e4m3(byte), codes);
 }
 
 // ---- Rows --------------------------------------------------------------------------------------
@@ -389,13 +457,15 @@ inline uint64_t spread(uint64_t x, int bits) {
   return (x & ones) | ((x >> bits & ones) << 8);
 }
 
+// All but the last bytes of a row move eight at a time: a fixed size is one instruction.
 void pack_row(const uint8_t* codes, int64_t cols, int bits, uint8_t* packed) {
   const int64_t bytes = ceil_divide(cols * bits, 8);
   for (int64_t i = 0, at = 0; at < bytes; i += 8, at += bits) {
     uint64_t eight;
     std::memcpy(&eight, codes + i, 8);
     eight = squeeze(eight, bits);
-    std::memcpy(packed + at, &eight, size_t(bytes - at < bits ? bytes - at : bits));
+    if (at + 8 <= bytes) std::memcpy(packed + at, &eight, 8);
+    else std::memcpy(packed + at, &eight, size_t(bytes - at < bits ? bytes - at : bits));
   }
 }
 
@@ -403,17 +473,18 @@ void unpack_row(const uint8_t* packed, int64_t cols, int bits, uint8_t* codes) {
   const int64_t bytes = ceil_divide(cols * bits, 8);
   for (int64_t i = 0, at = 0; at < bytes; i += 8, at += bits) {
     uint64_t eight = 0;
-    std::memcpy(&eight, packed + at, size_t(bytes - at < bits ? bytes - at : bits));
+    if (at + 8 <= bytes) std::memcpy(&eight, packed + at, 8);
+    else std::memcpy(&eight, packed + at, size_t(bytes - at));
     eight = spread(eight, bits);
     std::memcpy(codes + i, &eight, 8);
   }
 }
 
 template <int B>
-void quantize_block(const Format& f, const Ladders& ladders, const float* x, float whole,
+void quantize_block(const Format& f, const Search& search, const float* x, float whole,
                     uint8_t* codes, uint8_t* scale) {
   switch (f.scale) {
-    case Scale::s1e4m3: return quantize_s1e4m3<B>(f, ladders, x, whole, codes, scale);
+    case Scale::s1e4m3: return quantize_s1e4m3<B>(f, search, x, whole, codes, scale);
     case Scale::ue4m3: return quantize_ue4m3<B>(f, x, whole, codes, scale);
     case Scale::micro: return quantize_micro(f, x, codes, scale);
     default: return quantize_e8m0<B>(f, x, codes, scale);
@@ -424,8 +495,8 @@ template <int B>
 void quantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last) {
   const int64_t blocks = ceil_divide(t.cols, B), row_bytes = ceil_divide(t.cols * f.code_bits, 8);
   const int scale_bytes = f.scale == Scale::micro ? 2 : 1;
-  Ladders ladders;
-  if (f.step_count > 1) fill(f, ladders);
+  Search& search = *static_cast<Search*>(std::aligned_alloc(alignof(Search), sizeof(Search)));
+  if (f.steps) fill(f, search);
   uint8_t* codes = static_cast<uint8_t*>(std::calloc(size_t(blocks * B + 8), 1));
   for (int64_t row = first; row < last; row++) {
     const float* x = t.values + row * t.cols;
@@ -438,12 +509,13 @@ void quantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last
         for (int i = 0; i < B; i++) padded[i] = start + i < t.cols ? source[i] : 0.0f;
         source = padded;
       }
-      quantize_block<B>(f, ladders, source, t.scale, codes + start, scales + block * scale_bytes);
+      quantize_block<B>(f, search, source, t.scale, codes + start, scales + block * scale_bytes);
     }
     if (t.cols % 8) std::memset(codes + t.cols, 0, size_t(8 - t.cols % 8));  // unused bits are 0
     pack_row(codes, t.cols, f.code_bits, t.codes + row * row_bytes);
   }
   std::free(codes);
+  std::free(&search);
 }
 
 float scale_value(Scale kind, int byte) {

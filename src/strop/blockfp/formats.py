@@ -62,7 +62,7 @@ class Format:
     mantissa_bits: int  #: explicit mantissa bits of an element just below its largest (for EVEN)
     scale_rule: ScaleRule = ScaleRule.FLOOR  #: the default rule for power-of-two scales
     rounding: Rounding = Rounding.EVEN  #: the default rounding of elements
-    scale_steps: tuple[int, ...] = ()  #: S1E4M3: scales tried, in steps from the smallest unclipped
+    scale_steps: tuple[int, ...] = ()  #: S1E4M3: scales to try, counted from the smallest unclipped
 
     @property
     def scale_bytes(self) -> int:
@@ -237,7 +237,7 @@ FORMATS: dict[str, Format] = {
         _microexponent(4, 2),
         _microexponent(6, 4),
         _microexponent(9, 7),
-        _bfp(8, 32, symmetric_values(8), (0,), "8-bit integers"),
+        _bfp(8, 32, symmetric_values(8), (), "8-bit integers"),
         _bfp(6, 32, LADDER_6, SEARCH, "64 integers"),
         _bfp(5, 32, LADDER_5, SEARCH, "32 fitted integers up to 127"),
         _bfp(4, 16, LADDER_4, SEARCH, "16 fitted integers up to 127"),

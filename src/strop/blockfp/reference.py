@@ -187,7 +187,7 @@ def search_scale(y: Floats, format: Format) -> tuple[Bytes, Bytes]:
     """Quantize blocks with the S1E4M3 scale, of those tried, that leaves the least squared error.
 
     y is x / tensor_scale. Tried are the scales at `scale_steps` from the smallest that does not
-    clip, with both signs if there are several; the first of equals wins. A negative scale turns a
+    clip, each with both signs; the first of equals wins. Without steps it is that smallest scale. A negative scale turns a
     block's values around, which pays where a format has no mirror image of each value. Errors are
     compared in integers: elements as multiples of a quarter of the scale's last mantissa bit, where
     scales times values are integers too. Blocks with NaN or Inf get NAN_SCALE.
@@ -196,7 +196,7 @@ def search_scale(y: Floats, format: Format) -> tuple[Bytes, Bytes]:
     y = np.where(finite[:, None], y, np.float32(0))
     start = smallest_scale(np.max(np.abs(y), axis=1), format)
     best = start
-    if len(format.scale_steps) > 1:
+    if format.scale_steps:
         exponent = start >> 3
         fixed = np.rint(np.ldexp(y, 20 - exponent[:, None])).astype(np.int64)
         values = np.array(format.values, np.int64)
