@@ -87,12 +87,12 @@ def read_config(file: GGUFFile, name: str) -> dict[str, Any]:
         "architectures": [architecture.class_name],
         "model_type": name,
         **sizes,
-        "num_key_value_heads": file.optional(f"{name}.attention.head_count_kv", int, heads),
+        "num_key_value_heads": positive(file, f"{name}.attention.head_count_kv", int, heads),
         "head_dim": head_size,
-        "vocab_size": file.optional(f"{name}.vocab_size", int, embedding.shape[0]),
+        "vocab_size": positive(file, f"{name}.vocab_size", int, embedding.shape[0]),
         "hidden_act": "silu",
-        "rms_norm_eps": file.required(f"{name}.attention.layer_norm_rms_epsilon", float),
-        "rope_theta": file.optional(f"{name}.rope.freq_base", float, 10000.0),
+        "rms_norm_eps": positive(file, f"{name}.attention.layer_norm_rms_epsilon", float),
+        "rope_theta": positive(file, f"{name}.rope.freq_base", float, 10000.0),
         "rope_scaling": None,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
@@ -100,7 +100,7 @@ def read_config(file: GGUFFile, name: str) -> dict[str, Any]:
         "dtype": {"F16": "float16", "BF16": "bfloat16"}.get(embedding.kind, "float32"),
         **token_ids(file),
     }
-    if heads % max(config["num_key_value_heads"], 1) or config["num_key_value_heads"] < 1:
+    if heads % config["num_key_value_heads"]:
         raise file.error(f"{name}: {config['num_key_value_heads']} kv heads for {heads} heads")
     if head_size < 2 or head_size % 2:
         raise file.error(f"{name}: heads of size {head_size} cannot be rotated")
@@ -108,10 +108,10 @@ def read_config(file: GGUFFile, name: str) -> dict[str, Any]:
     return config
 
 
-def positive(file: GGUFFile, key: str) -> int:
-    """Return a whole number above zero."""
-    value = int(file.required(key, int))
-    if value < 1:
+def positive(file: GGUFFile, key: str, kind: type = int, default: Any = None) -> Any:
+    """Return a number above zero; without a default it must be there."""
+    value = file.required(key, kind) if default is None else file.optional(key, kind, default)
+    if value <= 0:
         raise file.error(f"metadata key {key} is {value}")
     return value
 
@@ -143,7 +143,7 @@ def rope_scaling(file: GGUFFile, name: str, config: dict[str, Any]) -> dict[str,
         raise file.error(f"rope scaling of type {kind} is not supported")
     scaling = {
         "rope_type": kind,
-        "factor": float(file.required(f"{name}.rope.scaling.factor", float)),
+        "factor": positive(file, f"{name}.rope.scaling.factor", float),
     }
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = positive(

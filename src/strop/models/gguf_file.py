@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,8 @@ class GGUFFile:
         fits = isinstance(value, (int, float) if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
             raise self.error(f"metadata key {key} is {value!r:.40}, not of type {kind.__name__}")
+        if kind is float and not isfinite(value):
+            raise self.error(f"metadata key {key} is {value}")
         return value
 
     def optional(self, key: str, kind: type, default: Any = None) -> Any:

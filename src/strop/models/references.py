@@ -38,8 +38,11 @@ def resolve(reference: str) -> Path:
     """
     if reference in ALIASES:
         return resolve_alias(ALIASES[reference])
-    path = Path(reference).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(reference).expanduser()
+    except RuntimeError as error:
+        raise StropError(f"{reference}: no such home directory") from error
+    if reference and path.is_dir():
         return checked(path)
     if path.is_file():
         if path.suffix.lower() != ".gguf":

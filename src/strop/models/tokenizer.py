@@ -23,6 +23,9 @@ NAMED_TOKENS = (
     "mask_token",
 )
 
+#: How a token is matched in text, as tokenizers.AddedToken names it
+TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
 #: Special tokens that end a turn, when the chat template writes them. Configurations of base models
 #: that were tuned for chat later often name only the end of a document.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end_of_turn|>", "</s>")
@@ -50,7 +53,7 @@ class Tokenizer:
         backend = read_backend(directory / "tokenizer.json")
         config = read_config(directory)
         tokens = named_tokens(config)
-        add_missing_tokens(backend, config, tokens)
+        add_missing_tokens(backend, config)
         template = read_template(directory, config)
         return cls(backend, tokens, template, read_end_ids(directory, backend, tokens, template))
 
@@ -130,28 +133,39 @@ def content(token: Any) -> str:
     return text
 
 
-def add_missing_tokens(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], tokens: Mapping[str, str]
-) -> None:
+def add_missing_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     """Add the tokens that only tokenizer_config.json knows, in the order of transformers."""
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
     decoder = config.get("added_tokens_decoder", {})
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     if not isinstance(decoder, dict) or not isinstance(extra, dict | list):
         raise StropError("tokenizer_config.json: added tokens must be an object, extra ones a list")
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    wanted = [
-        tokenizers.AddedToken(
-            content(entry), **{flag: entry[flag] for flag in flags if flag in entry}
-        )
-        for _, entry in sorted(decoder.items(), key=lambda item: int(item[0]))
-    ]
-    named = [*tokens.values(), *map(content, extra.values() if isinstance(extra, dict) else extra)]
-    wanted += [tokenizers.AddedToken(text, special=True) for text in named]
+    named = [config[name] for name in NAMED_TOKENS if config.get(name) is not None]
+    wanted = [added_token(entry) for _, entry in sorted(decoder.items(), key=by_number)]
+    for entry in [*named, *(extra.values() if isinstance(extra, dict) else extra)]:
+        token = added_token(entry)
+        token.special = True
+        wanted.append(token)
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token in wanted:
         if token.content not in known:
             known.add(token.content)
             backend.add_tokens([token])
+
+
+def added_token(entry: Any) -> tokenizers.AddedToken:
+    """Build a token from its text, or from an object with text and flags."""
+    if isinstance(entry, str):
+        return tokenizers.AddedToken(entry, special=True)
+    text = content(entry)
+    flags = {flag: bool(entry[flag]) for flag in TOKEN_FLAGS if flag in entry}
+    return tokenizers.AddedToken(text, **flags)
+
+
+def by_number(item: tuple[str, Any]) -> int:
+    """Return the id of an entry of added_tokens_decoder, whose keys are numbers as text."""
+    if not item[0].isdecimal():
+        raise StropError(f"tokenizer_config.json: not a token id: {item[0]!r}")
+    return int(item[0])
 
 
 def read_template(directory: Path, config: Mapping[str, Any]) -> str | None:
