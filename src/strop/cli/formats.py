@@ -100,8 +100,8 @@ def table(rows: Sequence[FormatRow]) -> Table:
     view = Table(title=f"{first.source}: what each format costs", pad_edge=False)
     view.add_column("weights", no_wrap=True)
     view.add_column("activations", no_wrap=True)
-    for heading in ("bits per weight", *(f"{kind} dB" for kind in kinds)):
-        view.add_column(heading, justify="right", max_width=9)
+    for heading in ("bits per\nweight", *(f"{kind}\ndB" for kind in kinds)):
+        view.add_column(heading, justify="right")
     view.add_column("perplexity, %", justify="right", no_wrap=True)
     view.add_column("KL, nats/1000", justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row.activations is not None, row.bits_per_weight)):

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from strop import __version__
 from strop.blockfp import Format, dequantize, get_format, quantize
 from strop.console import say
 from strop.data import atomic_path, make_directory, read_json, remove, sha256_json, write_json
@@ -78,7 +79,7 @@ def compare_formats(
     if network is None:
         raise StropError(f"{model.name}: comparing formats needs the torch backend")
     chunks = contexts(model, model, text, tokens, chunk)
-    measured_on = sha256_json([model.fingerprint, chunks, seed])
+    measured_on = sha256_json([__version__, model.name, model.fingerprint, chunks, seed])
     jobs = [
         (format, path, inputs)
         for format in formats
