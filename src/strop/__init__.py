@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,19 +13,14 @@ if TYPE_CHECKING:
 
 __all__ = ["StropError", "__version__", "load"]
 
+#: Public names and the modules that they are imported from when first asked for.
+LAZY = {"StropError": "strop.errors", "load": "strop.models"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for, so that `import strop` costs nothing."""
-    if name == "load":
-        from strop.models import load
-
-        return load
-    if name == "StropError":
-        from strop.errors import StropError
-
-        return StropError
+    """Import what is asked for, so that `import strop` itself costs nothing."""
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("strop")
+        return import_module("importlib.metadata").version("strop")
     raise AttributeError(f"module 'strop' has no attribute '{name}'")
