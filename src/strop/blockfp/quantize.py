@@ -67,9 +67,7 @@ def dequantize(tensor: BlockTensor) -> NDArray[np.float32]:
     rows = math.prod(tensor.shape[:-1])
     result = np.empty((rows, tensor.shape[-1]), np.float32)
     whole = float(tensor.tensor_scale)
-    _native.dequantize(
-        layout(tensor.format), tensor.codes, tensor.scales, whole, result, threads()
-    )
+    _native.dequantize(layout(tensor.format), tensor.codes, tensor.scales, whole, result, threads())
     return result.reshape(tensor.shape)
 
 

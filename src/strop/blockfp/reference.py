@@ -32,16 +32,12 @@ def quantize(
     padded = np.pad(x, ((0, 0), (0, blocks * format.block - cols)))
     amax = float(np.max(np.abs(x), initial=0, where=np.isfinite(x)))
     whole = tensor_scale(amax, format)
-    codes, scales = quantize_blocks(
-        padded.reshape(-1, format.block), whole, format, rule, rounding
-    )
+    codes, scales = quantize_blocks(padded.reshape(-1, format.block), whole, format, rule, rounding)
     codes = codes.reshape(rows, -1)[:, :cols]
     return pack_codes(codes, format.code_bits), scales.reshape(rows, -1), whole
 
 
-def dequantize(
-    codes: Bytes, scales: Bytes, whole: np.float32, cols: int, format: Format
-) -> Floats:
+def dequantize(codes: Bytes, scales: Bytes, whole: np.float32, cols: int, format: Format) -> Floats:
     """Return the values of packed codes: float32 (rows, cols)."""
     rows = len(codes)
     unpacked = unpack_codes(codes, format.code_bits, cols)

@@ -15,6 +15,7 @@ from strop.cli import formats
 from strop.cli.chat import chat
 from strop.cli.check import check
 from strop.cli.generate import generate
+from strop.cli.pack import pack, unpack
 from strop.cli.run import run
 from strop.errors import StropError
 
@@ -28,6 +29,8 @@ app = typer.Typer(
     "and measure every step.",
 )
 app.command()(run)
+app.command()(pack)
+app.command()(unpack)
 app.command()(check)
 app.command()(generate)
 app.command()(chat)

@@ -97,11 +97,15 @@ class Checkpoint:
 
     def read(self, name: str) -> NDArray[Any]:
         """Return a copy of a tensor: F16, BF16, F32 as float32, exactly; others as stored."""
+        return to_float32(self.stored(name), self.dtype(name))
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """Return a view of a tensor as it lies in the file; bfloat16 as 16-bit integers."""
         entry = self.entry(name)
         count = prod(entry.shape)
         data = self.shards[name].data
         stored = np.frombuffer(data, dtype=DTYPES[entry.dtype], count=count, offset=entry.start)
-        return to_float32(stored, entry.dtype).reshape(entry.shape)
+        return stored.reshape(entry.shape)
 
 
 def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[Any]:

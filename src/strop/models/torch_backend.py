@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,6 +17,7 @@ from strop.errors import StropError, missing_extra
 from strop.models.cache import known_sha256
 from strop.models.checkpoint import open_checkpoint
 from strop.models.interface import Logits
+from strop.models.packed import is_packed
 from strop.models.tokenizer import Tokenizer
 
 try:
@@ -123,12 +125,13 @@ def context_length(directory: Path, config: dict[str, Any]) -> int:
 
 def load_network(directory: Path, config: dict[str, Any]) -> Any:
     """Load the transformers module for inference; weights that the file lacks are an error."""
-    if "quantization_config" in config:
+    packed = is_packed(config)
+    if packed:
         from strop.models import huggingface
 
         huggingface.register()
     try:
-        with quiet_transformers():
+        with quietly():
             network, report = transformers.AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=torch.float32,
@@ -138,7 +141,9 @@ def load_network(directory: Path, config: dict[str, Any]) -> Any:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except StropError:
+        raise
+    except Exception as error:  # it raises almost anything for a configuration that does not fit
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StropError(f"{directory}: transformers cannot load it: {first}") from error
     # transformers would fill what is missing with random numbers and go on.
@@ -146,19 +151,21 @@ def load_network(directory: Path, config: dict[str, Any]) -> Any:
         raise StropError(f"{directory}: {len(missing)} tensors are missing, such as {missing[0]}")
     if unexpected := sorted(report["unexpected_keys"]):
         say(f"{directory}: {len(unexpected)} tensors are not used, such as {unexpected[0]}")
+    if packed:
+        network = network.dequantize()  # once now, rather than at every token
     return network.eval().requires_grad_(False)
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the warnings and progress bars of transformers; its errors still come through."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
+def quietly() -> Iterator[None]:
+    """Silence the progress bars of transformers and the warnings of all that it imports."""
+    bars, level = transformers.utils.logging, logging.root.manager.disable
+    shown = bars.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    bars.disable_progress_bar()
     try:
         yield
     finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+        logging.disable(level)
+        if shown:
+            bars.enable_progress_bar()

@@ -1,0 +1,251 @@
+"""Packing a model into block formats, and back."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.blockfp import FORMATS, Format, dequantize, get_format, quantize
+from strop.console import progress
+from strop.data import atomic_path, write_json
+from strop.errors import StropError, unknown_name
+from strop.models.checkpoint import SINGLE, Checkpoint, open_checkpoint, write_safetensors
+from strop.models.packed import (
+    is_packed,
+    packed_tensors,
+    part_layout,
+    quantization_config,
+    read_packed,
+    tensor_kind,
+)
+from strop.models.references import resolve
+
+KEEP = "keep"  #: in place of a format: leave a tensor as it is
+
+#: Formats whose embedding and head are packed in a wider one, because the embedding of a small
+#: model is a fifth of its weights and suffers most (docs/decisions.md has the figures).
+EMBEDDING_FORMAT = {"bfp4": "bfp6"}
+
+#: Files that go along with the weights, by their ending
+COMPANIONS = (".json", ".jinja", ".model", ".txt")
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """What became of one tensor."""
+
+    name: str
+    kind: str  #: embedding, head, attention, mlp, norm or other
+    format: str  #: a number format, or the type it was kept in
+    shape: tuple[int, ...]
+    bits_per_weight: float
+    snr_db: float | None  #: signal-to-noise ratio in decibels; None if nothing was lost
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What packing a model gave."""
+
+    format: str
+    weights: int  #: number of weights, kept ones included
+    bits_per_weight: float  #: over all weights
+    source_bytes: int  #: of the tensors before
+    packed_bytes: int  #: of the tensors after
+    seconds: float
+    tensors: tuple[PackedTensor, ...]
+
+
+def pack(
+    reference: str,
+    format: str,
+    output: Path,
+    overrides: Mapping[str, str] | None = None,
+) -> PackSummary:
+    """Pack all matrices of a model, embedding and head included, into a directory.
+
+    Vectors (norms, biases) are kept. `overrides` maps patterns of tensor names, such as
+    "*.down_proj.weight", to a format or "keep"; the last one that matches holds. The directory
+    appears when it is whole and replaces one that is there. Raises StropError for an unknown format,
+    a pattern that matches no matrix, and a source that is packed already.
+    """
+    start = time.monotonic()
+    get_format(format)
+    checkpoint = open_checkpoint(resolve(reference))
+    if "quantization_config" in checkpoint.config:
+        raise StropError(f"{reference}: is quantized already: pack the model that it was made from")
+    formats = plan(checkpoint, format, overrides or {})
+    shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        if name in formats:
+            layout |= part_layout(name, shape, formats[name])
+        else:
+            layout[name] = (checkpoint.dtype(name), shape)
+    tensors: list[PackedTensor] = []
+    with atomic_path(output) as partial:
+        partial.mkdir()
+        copy_companions(checkpoint.directory, partial)
+        columns = {name: shapes[name][1] for name in formats}
+        config = checkpoint.config | {
+            "quantization_config": quantization_config(format, reference, formats, columns)
+        }
+        write_json(partial / "config.json", config)
+        weights = sum(math.prod(shape) for shape in shapes.values())
+        with progress(f"packing as {format}", weights, "weights") as advance:
+            write_safetensors(
+                partial / SINGLE, layout, packed_parts(checkpoint, formats, tensors, advance)
+            )
+    packed_bits = sum(row.bits_per_weight * math.prod(row.shape) for row in tensors)
+    return PackSummary(
+        format=format,
+        weights=weights,
+        bits_per_weight=packed_bits / weights,
+        source_bytes=sum(checkpoint.entry(name).size for name in shapes),
+        packed_bytes=round(packed_bits / 8),
+        seconds=time.monotonic() - start,
+        tensors=tuple(tensors),
+    )
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """What became of the tensors of one kind that took one format."""
+
+    kind: str
+    format: str
+    tensors: int
+    weights: int
+    bits: float  #: per weight
+    snr_db: float | None  #: mean over the weights, in decibels; None if nothing was lost
+
+
+def by_kind(summary: PackSummary) -> list[KindSummary]:
+    """Sum up the tensors of a packed model by kind and format, the largest share first."""
+    groups: dict[tuple[str, str], list[PackedTensor]] = {}
+    for row in summary.tensors:
+        groups.setdefault((row.kind, row.format), []).append(row)
+    result = []
+    for (kind, format), rows in groups.items():
+        sizes = [math.prod(row.shape) for row in rows]
+        lossy = [(row.snr_db, size) for row, size in zip(rows, sizes, strict=True) if row.snr_db]
+        bits = sum(row.bits_per_weight * size for row, size in zip(rows, sizes, strict=True))
+        snr = (
+            sum(db * size for db, size in lossy) / sum(size for _, size in lossy) if lossy else None
+        )
+        result.append(KindSummary(kind, format, len(rows), sum(sizes), bits / sum(sizes), snr))
+    return sorted(result, key=lambda group: -group.weights)
+
+
+def plan(checkpoint: Checkpoint, format: str, overrides: Mapping[str, str]) -> dict[str, Format]:
+    """Choose the format of each matrix; tensors that are not in the result are kept."""
+    matrices = [
+        name
+        for name in checkpoint.names
+        if len(checkpoint.shape(name)) == 2 and tensor_kind(name) != "norm"
+    ]
+    if not matrices:
+        raise StropError(f"{checkpoint.directory}: no matrices to pack")
+    chosen = {
+        name: EMBEDDING_FORMAT.get(format, format)
+        if tensor_kind(name) in ("embedding", "head")
+        else format
+        for name in matrices
+    }
+    for pattern, override in overrides.items():
+        if override not in (*FORMATS, KEEP):
+            raise unknown_name("format", override, [*FORMATS, KEEP])
+        matching = [name for name in matrices if fnmatchcase(name, pattern)]
+        if not matching:
+            raise StropError(f"no matrix is called '{pattern}': the first is {matrices[0]}")
+        chosen |= dict.fromkeys(matching, override)
+    return {name: get_format(value) for name, value in chosen.items() if value != KEEP}
+
+
+def packed_parts(
+    checkpoint: Checkpoint,
+    formats: Mapping[str, Format],
+    tensors: list[PackedTensor],
+    advance: Callable[[float], None],
+) -> Iterator[NDArray[Any]]:
+    """Yield the stored parts of each tensor in order of name, and note what became of it."""
+    for name in checkpoint.names:
+        shape, kind = checkpoint.shape(name), tensor_kind(name)
+        if name in formats:
+            values = checkpoint.read(name).astype(np.float32, copy=False)
+            block = quantize(values, formats[name])
+            yield block.codes
+            yield block.scales
+            if block.format.has_tensor_scale:
+                yield np.array(block.tensor_scale)
+            bits = 8 * block.nbytes / values.size
+            noise = signal_to_noise(values, dequantize(block))
+            tensors.append(PackedTensor(name, kind, block.format.name, shape, bits, noise))
+        else:
+            stored, dtype = checkpoint.stored(name), checkpoint.dtype(name)
+            yield stored
+            bits = 8 * stored.itemsize
+            tensors.append(PackedTensor(name, kind, dtype, shape, bits, None))
+        advance(math.prod(shape))
+
+
+def signal_to_noise(values: NDArray[np.float32], restored: NDArray[np.float32]) -> float | None:
+    """Return 10 log10(sum of squares / sum of squared errors); None if nothing was lost."""
+    error = restored - values
+    noise = float(np.dot(error.ravel(), error.ravel()))
+    signal = float(np.dot(values.ravel(), values.ravel()))
+    if noise == 0 or not math.isfinite(signal / noise):
+        return None
+    return 10 * math.log10(signal / noise) if signal else 0.0
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy tokenizer, chat template and generation settings; not weights, nor config.json."""
+    for path in sorted(source.iterdir()):
+        weights = path.name == "config.json" or path.name.endswith(".index.json")
+        if path.is_file() and path.suffix in COMPANIONS and not weights:
+            shutil.copyfile(path, target / path.name)
+
+
+def unpack(directory: Path, output: Path) -> None:
+    """Write a packed directory as an ordinary transformers directory in float32.
+
+    float32 holds every value exactly. Raises StropError if the directory is not a packed one.
+    """
+    checkpoint = open_checkpoint(directory)
+    if not is_packed(checkpoint.config):
+        raise StropError(f"{directory}: not a packed model")
+    quantization = checkpoint.config["quantization_config"]
+    packed = packed_tensors(str(directory), quantization)
+    stored = {f"{name}_{part}" for name in packed for part in ("codes", "scales", "tensor_scale")}
+    kept = [name for name in checkpoint.names if name not in stored]
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {
+        name: (checkpoint.dtype(name), checkpoint.shape(name)) for name in kept
+    }
+    for name, (_, columns) in packed.items():
+        layout[name] = ("F32", (checkpoint.shape(f"{name}_codes")[0], columns))
+    weights = sum(math.prod(shape) for _, shape in layout.values())
+
+    def values(advance: Callable[[float], None]) -> Iterator[NDArray[Any]]:
+        for name, (_, shape) in layout.items():
+            if name in packed:
+                yield dequantize(read_packed(checkpoint, name, *packed[name]))
+            else:
+                yield checkpoint.stored(name)
+            advance(math.prod(shape))
+
+    with atomic_path(output) as partial:
+        partial.mkdir()
+        copy_companions(checkpoint.directory, partial)
+        config = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
+        write_json(partial / "config.json", config | {"dtype": "float32"})
+        with progress("unpacking", weights, "weights") as advance:
+            write_safetensors(partial / SINGLE, layout, values(advance))
