@@ -23,7 +23,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         help="Lower is safer, higher more varied; 0 always takes the most likely token.",
-        show_default="0.7",
+        show_default="0.5",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -47,7 +47,7 @@ MinP = Annotated[
     float | None,
     typer.Option(
         help="Choose among tokens at least this fraction as likely as the best one; 0: all.",
-        show_default="0.05",
+        show_default="0.1",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -55,7 +55,7 @@ RepetitionPenalty = Annotated[
     float | None,
     typer.Option(
         help="Above 1, tokens of the text so far become less likely: small models loop without.",
-        show_default="1.1",
+        show_default="1.05",
         rich_help_panel=SAMPLING,
     ),
 ]

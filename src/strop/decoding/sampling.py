@@ -47,13 +47,19 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens and when to stop. Raises StropError for a value out of range."""
+    """How to choose tokens and when to stop. Raises StropError for a value out of range.
 
-    temperature: float = 0.7  #: divides the logits; 0 always takes the most likely token
+    The defaults suit small models, which loop when greedy and ramble at temperature 1. SmolLM2-135M
+    on 12 questions, share of repeated 4-grams and mean negative log-likelihood of what it wrote:
+    greedy, 13%, 0.63; temperature 0.7 with min_p 0.05, 7%, 0.85; temperature 1, 1%, 2.58; the
+    defaults, 3%, 0.79. A stronger penalty costs likelihood (1.1 at temperature 0.7: 2%, 1.34).
+    """
+
+    temperature: float = 0.5  #: divides the logits; 0 always takes the most likely token
     top_k: int = 0  #: keep this many of the most likely tokens (0: all)
     top_p: float = 1.0  #: keep the fewest most likely tokens that hold this probability (1: all)
-    min_p: float = 0.05  #: keep tokens at least this fraction as likely as the best one (0: all)
-    repetition_penalty: float = 1.1  #: make tokens of the text so far less likely (1: do not)
+    min_p: float = 0.1  #: keep tokens at least this fraction as likely as the best one (0: all)
+    repetition_penalty: float = 1.05  #: make tokens of the text so far less likely (1: do not)
     stop: tuple[str, ...] = ()  #: end before the first of these texts
     max_tokens: int = 512  #: most tokens to generate
     seed: int = 0  #: the same seed gives the same text
