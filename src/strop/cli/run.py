@@ -17,7 +17,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Run directory [default: runs/<name of the recipe>]"),
+        typer.Option("--output", "-o", help="Run directory.", show_default="runs/NAME"),
     ] = None,
     force: Annotated[
         list[str] | None,

@@ -15,6 +15,7 @@ from strop.recipes.document import Located
 ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
 TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
 FormatName = NewType("FormatName", str)  #: a number format of `strop.blockfp`
+TensorFormat = NewType("TensorFormat", str)  #: the same, or "keep" for a tensor left as it is
 
 #: Types whose values name something outside the recipe, and what an error calls them.
 INPUTS = {ModelReference: "model", TextFile: "text file"}
@@ -30,8 +31,19 @@ def known_format(name: str) -> None:
     get_format(name)
 
 
+def known_tensor_format(name: str) -> None:
+    """Raise StropError unless there is a number format of this name, or it is "keep"."""
+    from strop.blockfp import FORMATS
+
+    if name not in (*FORMATS, "keep"):
+        raise unknown_name("format", name, [*FORMATS, "keep"])
+
+
 #: Types whose values can be checked before anything runs.
-CHECKS: dict[Any, Callable[[str], None]] = {FormatName: known_format}
+CHECKS: dict[Any, Callable[[str], None]] = {
+    FormatName: known_format,
+    TensorFormat: known_tensor_format,
+}
 
 
 def convert(item: Located, hint: Any) -> Any:

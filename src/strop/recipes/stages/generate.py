@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from strop.data import read_text, write_text
-from strop.decoding import Sampling
+from strop.decoding import Sampling, chat_tokens, complete
 from strop.errors import StropError
+from strop.models import Tokenizer
 from strop.recipes.options import ModelReference, label
 from strop.recipes.stage import Context, Finished, Metrics, Sample, Section, Stage
 
@@ -22,7 +23,8 @@ class GenerateOptions:
 
     model: ModelReference  #: the model that writes
     prompts: tuple[str, ...]  #: one generation for each
-    chat: bool = True  #: put prompts into the chat template; false continues the text as it is
+    raw: bool = False  #: continue prompts as they are; else as chat messages, if the model chats
+    system: str | None = None  #: instruction that comes before each prompt
     temperature: float = Sampling.temperature  #: 0 always takes the most likely token
     top_k: int = Sampling.top_k  #: keep this many of the most likely tokens (0: all)
     top_p: float = Sampling.top_p  #: keep the fewest tokens that hold this probability (1: all)
@@ -44,16 +46,12 @@ class GenerateOptions:
 
 def run(options: GenerateOptions, context: Context) -> Metrics:
     """Complete each prompt; the texts go to generations.jsonl, counts to the metrics."""
-    from strop.decoding import chat_tokens, complete
     from strop.models import load
 
     model = load(options.model)
     rows: list[dict[str, Any]] = []
     for prompt in options.prompts:
-        if options.chat:
-            tokens = chat_tokens(model.tokenizer, [{"role": "user", "content": prompt}])
-        else:
-            tokens = model.tokenizer.encode(prompt)
+        tokens = prompt_tokens(model.tokenizer, options, prompt)
         completion = complete(model, tokens, options.sampling(context.seed))
         rows.append(
             {
@@ -68,9 +66,20 @@ def run(options: GenerateOptions, context: Context) -> Metrics:
     return {"prompts": len(rows), "generated_tokens": sum(row["tokens"] for row in rows)}
 
 
+def prompt_tokens(tokenizer: Tokenizer, options: GenerateOptions, prompt: str) -> list[int]:
+    """Encode a prompt, in the chat template where there is one and it is wanted."""
+    if options.raw or tokenizer.template is None:
+        if options.system:
+            raise StropError("the option 'system' needs a model with a chat template, and not raw")
+        return tokenizer.encode(prompt)
+    messages = [{"role": "system", "content": options.system}] if options.system else []
+    return chat_tokens(tokenizer, [*messages, {"role": "user", "content": prompt}])
+
+
 def describe(options: GenerateOptions) -> str:
     """Say what the stage does."""
-    return f"generate from {label(options.model)}, {len(options.prompts)} prompts"
+    count = len(options.prompts)
+    return f"generate from {label(options.model)}, {count} prompt{'s' if count > 1 else ''}"
 
 
 def section(stages: Sequence[Finished]) -> Section:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 from strop.console import quantity
-from strop.recipes.options import FormatName, ModelReference, label
+from strop.recipes.options import FormatName, ModelReference, TensorFormat, label
 from strop.recipes.stage import (
     Context,
     Figure,
@@ -22,9 +22,6 @@ from strop.recipes.stage import (
 )
 from strop.recipes.svg import Bar, bars
 
-if TYPE_CHECKING:
-    from strop.models import PackedTensor
-
 OUTPUT = "model"  # directory of the packed model
 DEFAULT_FORMAT = FormatName("bfp4")
 
@@ -35,56 +32,22 @@ class PackOptions:
 
     model: ModelReference  #: the model to pack
     format: FormatName = DEFAULT_FORMAT  #: number format, or plan, of the weights
-    overrides: dict[str, FormatName] = field(default_factory=dict)  #: tensor pattern to format
+    #: pattern of tensor names to a format or "keep"; the last one that matches holds
+    overrides: dict[str, TensorFormat] = field(default_factory=dict)
 
 
 def run(options: PackOptions, context: Context) -> Metrics:
     """Pack the model into the stage's directory; sizes in bytes, signal-to-noise in decibel."""
-    from strop.models import pack
+    from strop.models import by_kind, pack
 
-    summary = pack(
-        options.model, options.format, context.directory / OUTPUT, overrides=options.overrides
-    )
+    summary = pack(options.model, options.format, context.directory / OUTPUT, options.overrides)
     return {
         "weights": summary.weights,
         "bits_per_weight": summary.bits_per_weight,
         "source_bytes": summary.source_bytes,
         "packed_bytes": summary.packed_bytes,
-        "kinds": by_kind(summary.tensors),
+        "kinds": [asdict(row) for row in by_kind(summary)],
     }
-
-
-def by_kind(tensors: Iterable[PackedTensor]) -> list[dict[str, Any]]:
-    """Sum up the tensors of each kind; a kind that is kept as it was has no noise to report."""
-    kinds: dict[str, list[PackedTensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault(tensor.kind, []).append(tensor)
-    rows = []
-    for kind, members in sorted(kinds.items()):
-        weights = [prod(one.shape) for one in members]
-        noisy = [one.snr_db for one in members if one.snr_db is not None]
-        rows.append(
-            {
-                "kind": kind,
-                "tensors": len(members),
-                "weights": sum(weights),
-                "formats": sorted({one.format for one in members}),
-                "bits_per_weight": sum(
-                    count * one.bits_per_weight for count, one in zip(weights, members, strict=True)
-                )
-                / sum(weights),
-                "snr_db": sum(noisy) / len(noisy) if noisy else None,
-            }
-        )
-    return rows
-
-
-def prod(shape: Iterable[int]) -> int:
-    """Return the number of elements of a shape."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def describe(options: PackOptions) -> str:
@@ -104,7 +67,7 @@ def section(stages: Sequence[Finished]) -> Section:
         notes=(
             "Bits per weight count everything that is stored for the weights, scales included, "
             "over all weights of the model, embedding and norms included. The signal-to-noise "
-            "ratio compares the packed weights with the source's, averaged over the tensors of a "
+            "ratio compares the packed weights with the source's, averaged over the weights of a "
             "kind.",
         ),
     )
@@ -174,16 +137,19 @@ def sizes(stages: Sequence[Finished]) -> Figure:
 
 def kind_figures(stage: Finished) -> tuple[Figure, ...]:
     """Plot bytes, bits per weight and signal-to-noise of each kind of tensor that was packed."""
-    bytes_, bits, noise = [], [], []
-    for k in stage.metrics["kinds"]:
-        if k["snr_db"] is None:
+    kinds = stage.metrics["kinds"]
+    count = Counter(row["kind"] for row in kinds)
+    stored, bits, noise = [], [], []
+    for row in kinds:
+        if row["snr_db"] is None:
             continue
-        stored = k["weights"] * k["bits_per_weight"] / 8
-        bytes_.append(Bar(k["kind"], stored, quantity(stored, "B")))
-        bits.append(Bar(k["kind"], k["bits_per_weight"], f"{k['bits_per_weight']:.2f}"))
-        noise.append(Bar(k["kind"], max(k["snr_db"], 0.0), f"{k['snr_db']:.1f} dB"))
+        name = row["kind"] if count[row["kind"]] == 1 else f"{row['kind']} {row['format']}"
+        size = row["weights"] * row["bits"] / 8
+        stored.append(Bar(name, size, quantity(size, "B")))
+        bits.append(Bar(name, row["bits"], f"{row['bits']:.2f}"))
+        noise.append(Bar(name, max(row["snr_db"], 0.0), f"{row['snr_db']:.1f} dB"))
     return (
-        Figure(f"{stage.name}: size by kind of tensor", bars(bytes_)),
+        Figure(f"{stage.name}: size by kind of tensor", bars(stored)),
         Figure(f"{stage.name}: bits per weight by kind of tensor", bars(bits)),
         Figure(f"{stage.name}: signal-to-noise ratio by kind of tensor", bars(noise)),
     )
@@ -191,17 +157,17 @@ def kind_figures(stage: Finished) -> tuple[Figure, ...]:
 
 def kind_table(stage: Finished) -> Table:
     """Tabulate the kinds of tensors."""
-    columns = (f"{stage.name}: kind", "Tensors", "Weights", "Format", "Bits per weight", "SNR")
+    columns = (f"{stage.name}: kind", "Format", "Tensors", "Weights", "Bits per weight", "SNR")
     rows = tuple(
         (
-            k["kind"],
-            f"{k['tensors']}",
-            f"{k['weights']:,}",
-            ", ".join(k["formats"]),
-            f"{k['bits_per_weight']:.2f}",
-            "exact" if k["snr_db"] is None else f"{k['snr_db']:.1f} dB",
+            row["kind"],
+            row["format"],
+            f"{row['tensors']}",
+            f"{row['weights']:,}",
+            f"{row['bits']:.2f}",
+            "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f} dB",
         )
-        for k in stage.metrics["kinds"]
+        for row in stage.metrics["kinds"]
     )
     return Table(columns, rows)
 
