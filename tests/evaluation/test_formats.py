@@ -5,10 +5,10 @@ import pytest
 
 from strop.blockfp import dequantize, get_format, quantize
 from strop.errors import StropError
-from strop.evaluation import FormatRow, check, compare_formats, write_csv
+from strop.evaluation import FormatRow, Plan, check, compare_formats, default_plans, write_csv
 from strop.evaluation import formats as module
-from strop.evaluation.formats import activation_format, quantized_inputs, quantized_weights
-from strop.models import load, tensor_kind
+from strop.evaluation.formats import quantized_inputs, quantized_weights
+from strop.models import load, pack, tensor_kind
 
 SMALL = {"tokens": 256, "chunk": 32}
 
@@ -58,7 +58,7 @@ def test_weights_come_back_whatever_happens(model, text, tmp_path):
     inside = {}
 
     def stopped():
-        with quantized_weights(model.network, get_format("mxfp4")):
+        with quantized_weights(model.network, Plan.parse("mxfp4")):
             inside.update(snapshot(model.network))
             raise KeyboardInterrupt
 
@@ -96,9 +96,19 @@ def test_rows_come_in_order_and_activations_add_to_the_damage(model, text, tmp_p
     assert 0 < fine < fine_both < coarse < coarse_both
 
 
-@pytest.mark.parametrize(("weights", "inputs"), [("bfp4", "bfp8"), ("nvfp4", "nvfp4")])
+def test_a_plan_measures_what_pack_writes(model, tiny_model, text, tmp_path):
+    summary = pack(str(tiny_model), "bfp4", tmp_path / "packed")
+    [name] = [name for name in default_plans() if name.startswith("bfp4+")]
+    [row] = compare_formats(model, [name], text, tmp_path / "rows", activations=False, **SMALL)
+    expected = check(load(str(tmp_path / "packed")), model, text, **SMALL)
+    assert row.check.kl == expected.kl
+    assert row.check.perplexity == expected.perplexity
+    assert row.bits_per_weight == pytest.approx(summary.bits_per_weight, rel=1e-12)
+
+
+@pytest.mark.parametrize(("weights", "inputs"), [("bfp4+bfp6", "bfp8"), ("nvfp4", "nvfp4")])
 def test_our_formats_read_activations_in_bfp8(weights, inputs):
-    assert activation_format(get_format(weights)).name == inputs
+    assert Plan.parse(weights).activations.name == inputs
 
 
 def test_resumes_where_it_was_stopped(model, text, tmp_path, monkeypatch):

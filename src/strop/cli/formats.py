@@ -44,7 +44,11 @@ def list_formats() -> None:
 def compare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to quantize.")],
     formats: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Formats to compare; default: all.")
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Formats to compare, A+B for embedding and head in B; default: all.",
+        ),
     ] = None,
     text: Annotated[
         Path | None,
@@ -72,14 +76,20 @@ def compare(
     """Measure every format on a model: bits, signal-to-noise, perplexity and divergence."""
     from rich.console import Console
 
-    from strop.blockfp import FORMATS, get_format
     from strop.data import read_text
-    from strop.evaluation import compare_formats, default_text, plot_formats, write_csv
+    from strop.evaluation import (
+        Plan,
+        compare_formats,
+        default_plans,
+        default_text,
+        plot_formats,
+        write_csv,
+    )
     from strop.models import load
 
-    names = [name.strip() for name in formats.split(",")] if formats else list(FORMATS)
+    names = [name.strip() for name in formats.split(",")] if formats else default_plans()
     for name in names:
-        get_format(name)  # a misspelt name fails before the model is loaded
+        Plan.parse(name)  # a misspelt name fails before the model is loaded
     content = read_text(text) if text else default_text()
     rows = compare_formats(
         load(model), names, content, output, tokens, chunk, activations=activations, seed=seed
@@ -115,7 +125,7 @@ def table(rows: Sequence[FormatRow]) -> Table:
         )
     view.caption = (
         f"{first.kl.level:.0%} intervals, n = {first.chunks} chunks of {first.chunk} tokens; "
-        f"perplexity of the source {first.source_perplexity:.3f}; activations: inputs of linear "
-        "layers"
+        f"perplexity of the source {first.source_perplexity:.3f}\nactivations: inputs of linear "
+        "layers; A+B: embedding and head in B"
     )
     return view

@@ -1,8 +1,9 @@
 """All number formats on one model: bits, signal-to-noise, and what each costs in quality.
 
 Every matrix of the network (embedding and head included, biases and norms not) is quantized and
-dequantized in place, the model is measured against itself before, and the weights are put back.
-With activations, the inputs of every linear layer go through a format as well: a published format
+dequantized in place, the model is measured against itself before, and the weights are put back. A
+plan such as bfp4+bfp6 takes its second format for embedding and head, as `strop pack` does. With
+activations, the inputs of every linear layer go through a format as well: a published format
 through itself, one of Strop's own through bfp8, as its engine does. Attention between activations
 stays in float32.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from strop import __version__
-from strop.blockfp import Format, dequantize, get_format, quantize
+from strop.blockfp import FORMATS, Format, dequantize, get_format, quantize
 from strop.console import say
 from strop.data import atomic_path, make_directory, read_json, remove, sha256_json, write_json
 from strop.errors import StropError
@@ -33,13 +34,43 @@ from strop.evaluation.check import (
     measure,
     summarize,
 )
-from strop.models import Model
+from strop.models import Model, tensor_kind
+from strop.models.pack import EMBEDDING_FORMAT
 from strop.stats import Interval
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Which format each matrix takes."""
+
+    name: str  #: what users call it: a format, or two joined by a plus sign
+    format: Format  #: of all matrices but these:
+    embedding: Format  #: of embedding and head
+
+    @classmethod
+    def parse(cls, name: str) -> Plan:
+        """Read "bfp4" or "bfp4+bfp6"; StropError names the nearest format if one is unknown."""
+        first, _, second = name.partition("+")
+        return cls(name, get_format(first), get_format(second or first))
+
+    def of(self, kind: str) -> Format:
+        """Return the format of a matrix of this kind."""
+        return self.embedding if kind in ("embedding", "head") else self.format
+
+    @property
+    def activations(self) -> Format:
+        """Return the format that activations take beside these weights."""
+        return get_format("bfp8") if self.format.name.startswith("bfp") else self.format
+
+
+def default_plans() -> list[str]:
+    """Return the names of all formats, and of the plans that `strop pack` makes of some."""
+    return [*FORMATS, *(f"{first}+{second}" for first, second in EMBEDDING_FORMAT.items())]
+
+
+@dataclass(frozen=True)
 class FormatRow:
-    """One format measured on one model."""
+    """One format, or plan of two, measured on one model."""
 
     format: str  #: of the weights
     activations: str | None  #: format of the inputs of linear layers; None: left in float32
@@ -67,41 +98,40 @@ def compare_formats(
     activations: bool = True,
     seed: int = 0,
 ) -> list[FormatRow]:
-    """Measure each format on a model of the torch backend: weights only, then with activations.
+    """Measure each plan on a model of the torch backend: weights only, then with activations.
 
     Every row is saved in `output` as soon as it is measured and taken from there the next time, so
     that a comparison which was stopped goes on where it was. While it runs, `output` also holds the
     source's log-probabilities (4 bytes * tokens * vocabulary). Raises StropError for an unknown
     format and as `check` does.
     """
-    formats = [get_format(name) for name in names]
+    plans = [Plan.parse(name) for name in names]
     network = getattr(model, "network", None)
     if network is None:
         raise StropError(f"{model.name}: comparing formats needs the torch backend")
     chunks = contexts(model, model, text, tokens, chunk)
     measured_on = sha256_json([__version__, model.name, model.fingerprint, chunks, seed])
     jobs = [
-        (format, path, inputs)
-        for format in formats
-        for inputs in ([None, activation_format(format)] if activations else [None])
-        for path in [output / row_name(format, inputs, measured_on)]
+        (output / row_name(plan, inputs, measured_on), plan, inputs)
+        for plan in plans
+        for inputs in ([None, plan.activations] if activations else [None])
     ]
     make_directory(output)
-    missing = [job for job in jobs if not job[1].exists()]
+    missing = [job for job in jobs if not job[0].exists()]
     store = output / f"source-{measured_on[:12]}"
-    for done, (format, path, inputs) in enumerate(missing):
+    for done, (path, plan, inputs) in enumerate(missing):
         suffix = f" with {inputs.name} activations" if inputs else ""
-        say(f"[{done + 1}/{len(missing)}] {format.name}{suffix}")
+        say(f"[{done + 1}/{len(missing)}] {plan.name}{suffix}")
         source = stored_log_probabilities(model, chunks, store)
-        with quantized_weights(network, format) as weights, quantized_inputs(network, inputs):
-            rows = measure(model, chunks, source, label=format.name)
-        check = summarize(rows, format.name, model.name, chunk, seed)
+        with quantized_weights(network, plan) as weights, quantized_inputs(network, inputs):
+            rows = measure(model, chunks, source, label=plan.name)
+        check = summarize(rows, plan.name, model.name, chunk, seed)
         row = FormatRow(
-            format.name, inputs.name if inputs else None, weights.bits, weights.snr_db(), check
+            plan.name, inputs.name if inputs else None, weights.bits, weights.snr_db(), check
         )
         write_json(path, row.to_json())
     remove(store)
-    return [FormatRow.from_json(read_json(path)) for _, path, _ in jobs]
+    return [FormatRow.from_json(read_json(path)) for path, _, _ in jobs]
 
 
 def write_csv(rows: Sequence[FormatRow], path: Path) -> None:
@@ -130,15 +160,10 @@ def write_csv(rows: Sequence[FormatRow], path: Path) -> None:
             )
 
 
-def activation_format(format: Format) -> Format:
-    """Return the format of activations that goes with a format of weights."""
-    return get_format("bfp8") if format.name.startswith("bfp") else format
-
-
-def row_name(format: Format, inputs: Format | None, measured_on: str) -> str:
+def row_name(plan: Plan, inputs: Format | None, measured_on: str) -> str:
     """Return the name of a row's file; it changes with everything that the row depends on."""
-    key = sha256_json([repr(format), repr(inputs), measured_on])
-    return f"{format.name}-{'activations' if inputs else 'weights'}-{key[:12]}.json"
+    key = sha256_json([repr(plan), repr(inputs), measured_on])
+    return f"{plan.name}-{'activations' if inputs else 'weights'}-{key[:12]}.json"
 
 
 def stored_log_probabilities(
@@ -177,30 +202,29 @@ class Damage:
 
 
 @contextmanager
-def quantized_weights(network: Any, format: Format) -> Iterator[Damage]:
+def quantized_weights(network: Any, plan: Plan) -> Iterator[Damage]:
     """Quantize and dequantize every matrix of a torch network; put the weights back at the end.
 
-    A matrix used twice (a tied head) is quantized once. Norms and biases stay; 32 bits each.
+    A matrix used twice (a tied head) is quantized once. What is no matrix stays, as float32.
     """
     import torch
-
-    from strop.models import tensor_kind
 
     damage = Damage()
     originals: list[tuple[Any, Any]] = []
     try:
         for name, parameter in network.named_parameters():
             damage.weights += parameter.numel()
-            if parameter.ndim < 2:
+            kind = tensor_kind(name)
+            if parameter.ndim != 2 or kind == "norm":
                 damage.stored_bits += 32 * parameter.numel()
                 continue
             originals.append((parameter, parameter.detach().clone()))
             before = parameter.detach().float().numpy()
-            packed = quantize(before, format)
+            packed = quantize(before, plan.of(kind))
             after = dequantize(packed)
             damage.stored_bits += 8 * packed.nbytes
-            damage.signal[tensor_kind(name)] += power(before)
-            damage.noise[tensor_kind(name)] += power(before - after)
+            damage.signal[kind] += power(before)
+            damage.noise[kind] += power(before - after)
             with torch.no_grad():
                 parameter.copy_(torch.from_numpy(after))
         yield damage

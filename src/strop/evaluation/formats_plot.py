@@ -26,7 +26,7 @@ class Family:
 
 #: The first family with a fitting prefix wins.
 FAMILIES = (
-    Family("Strop", ("bfp", "small"), "#0072B2", "o"),
+    Family("Strop", ("bfp",), "#0072B2", "o"),
     Family("OCP MX, float", ("mxfp",), "#D55E00", "s"),
     Family("OCP MX, integer", ("mxint",), "#E69F00", "D"),
     Family("NVFP4", ("nvfp",), "#009E73", "P"),
