@@ -49,10 +49,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 class Sampling:
     """How to choose tokens and when to stop. Raises StropError for a value out of range.
 
-    The defaults suit small models, which loop when greedy and ramble at temperature 1. SmolLM2-135M
-    on 12 questions, share of repeated 4-grams and mean negative log-likelihood of what it wrote:
-    greedy, 13%, 0.63; temperature 0.7 with min_p 0.05, 7%, 0.85; temperature 1, 1%, 2.58; the
-    defaults, 3%, 0.79. A stronger penalty costs likelihood (1.1 at temperature 0.7: 2%, 1.34).
+    The defaults suit small models, which loop when greedy and ramble at temperature 1. What
+    SmolLM2-135M-Instruct wrote on 12 questions (128 tokens each; 95% bootstrap intervals):
+    repeated 4-grams 10% [3, 19] greedy, 3% [1, 7] with the defaults, 1% [0, 3] at temperature 1;
+    its own mean negative log-likelihood of it 0.65 [0.56, 0.72], 0.78 [0.67, 0.89], 2.9 [2.2, 3.5].
     """
 
     temperature: float = 0.5  #: divides the logits; 0 always takes the most likely token
