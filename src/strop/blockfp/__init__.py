@@ -8,7 +8,7 @@ from strop.blockfp.formats import (
     ScaleRule,
     get_format,
 )
-from strop.blockfp.quantize import BlockTensor, dequantize, quantize
+from strop.blockfp.tensor import BlockTensor, dequantize, quantize
 
 __all__ = [
     "FORMATS",

@@ -145,7 +145,8 @@ def ue4m3_scale(amax: Floats, tensor_scale: np.float32) -> tuple[Bytes, Floats]:
 def microexponents(x: Floats, amax: Floats) -> NDArray[np.bool_]:
     """Return for each pair of elements whether both lie below the binade of the block's maximum."""
     pairs = exponent_field(x).reshape(len(x), -1, 2).max(axis=2)
-    return pairs < exponent_field(amax)[:, None]
+    halved: NDArray[np.bool_] = pairs < exponent_field(amax)[:, None]
+    return halved
 
 
 def ladder(format: Format) -> tuple[Floats, Bytes]:
@@ -174,7 +175,7 @@ def encode(v: Floats, format: Format, rounding: Rounding) -> Bytes:
     steps = thresholds(format, rounding)
     _, codes = ladder(format)
     if format.sign_magnitude:
-        sign = np.signbit(v).astype(np.uint8) << (format.code_bits - 1)
+        sign = np.where(np.signbit(v), 1 << (format.code_bits - 1), 0).astype(np.uint8)
         return codes[np.searchsorted(steps, np.abs(v))] | sign
     return codes[np.searchsorted(steps, v)]
 
@@ -183,10 +184,11 @@ def search_scale(y: Floats, format: Format) -> tuple[Bytes, Bytes]:
     """Quantize blocks with the S1E4M3 scale, of those tried, that leaves the least squared error.
 
     y is x / tensor_scale. Tried are the scales at `scale_steps` from the smallest that does not
-    clip, each with both signs; the first of equals wins. Without steps it is that smallest scale. A negative scale turns a
-    block's values around, which pays where a format has no mirror image of each value. Errors are
-    compared in integers: elements as multiples of a quarter of the scale's last mantissa bit, where
-    scales times values are integers too. Blocks with NaN or Inf get NAN_SCALE.
+    clip, each with both signs; the first of equals wins. Without steps it is that smallest scale.
+    A negative scale turns a block's values around, which pays where a format has no mirror image of
+    each value. Errors are compared in integers: elements as multiples of a quarter of the scale's
+    last mantissa bit, where scales times values are integers too. Blocks with NaN or Inf get
+    NAN_SCALE.
     """
     finite = np.all(np.isfinite(y), axis=1)
     y = np.where(finite[:, None], y, np.float32(0))
@@ -250,9 +252,9 @@ def tensor_scale(amax: float, format: Format) -> np.float32:
     if amax == 0 or not format.has_tensor_scale:
         return np.float32(1)
     if format.scale is Scale.UE4M3:
-        return max(np.float32(amax) / np.float32(448 * 6), np.finfo(np.float32).tiny)
+        return np.float32(max(np.float32(amax) / np.float32(448 * 6), np.finfo(np.float32).tiny))
     fraction, exponent = np.frexp(np.float32(amax) / np.float32(1.75 * format.largest))
-    return np.ldexp(np.float32(1), max(int(exponent) - (fraction == 0.5), -126))
+    return np.float32(np.ldexp(1.0, max(int(exponent) - (fraction == 0.5), -126)))
 
 
 def dequantize_blocks(

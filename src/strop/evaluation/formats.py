@@ -35,7 +35,7 @@ from strop.evaluation.check import (
     summarize,
 )
 from strop.models import Model, tensor_kind
-from strop.models.pack import EMBEDDING_FORMAT
+from strop.models.packing import EMBEDDING_FORMAT
 from strop.stats import Interval
 
 

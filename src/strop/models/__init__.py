@@ -4,8 +4,8 @@ from strop.models.cache import cache_directory
 from strop.models.checkpoint import Checkpoint, open_checkpoint
 from strop.models.interface import Logits, Model, Session
 from strop.models.load import load
-from strop.models.pack import PackedTensor, PackSummary, by_kind, pack, unpack
 from strop.models.packed import is_packed, tensor_kind
+from strop.models.packing import PackedTensor, PackSummary, by_kind, pack, unpack
 from strop.models.references import ALIASES, resolve
 from strop.models.tokenizer import Tokenizer
 

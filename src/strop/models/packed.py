@@ -110,7 +110,7 @@ def packed_tensors(where: str, quantization: Mapping[str, Any]) -> dict[str, tup
             raise StropError(f"{where}: its format {name} is not the one of this version of strop")
     result = {}
     for tensor, entry in tensors.items():
-        format = entry.get("format") if isinstance(entry, dict) else None
+        format: Any = entry.get("format") if isinstance(entry, dict) else None
         columns: Any = entry.get("columns") if isinstance(entry, dict) else None
         if format not in described or not isinstance(columns, int) or columns < 1:
             raise StropError(f"{where}: tensor {tensor}: bad format or columns")
