@@ -100,7 +100,7 @@ def field_rows(options: type[Any]) -> str:
     rows = ["| Name | Default | Meaning |", "|---|---|---|"]
     for field in fields(options):
         above = rf"^    #: (.*)\n    {field.name}: "
-        found = re.search(rf"^    {field.name}: .*?#: (.*)$|{above}", source, re.MULTILINE)
+        found = re.search(rf"^    {field.name}: [^#]*#: (.*)$|{above}", source, re.MULTILINE)
         if found is None:
             raise ValueError(f"{options.__name__}.{field.name} has no '#:' comment")
         meaning = html.escape(found[1] or found[2], quote=False).replace("|", "\\|")

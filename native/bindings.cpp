@@ -35,7 +35,8 @@ std::vector<Isa> instruction_sets() {  // the fastest first
   __builtin_cpu_init();
   sets.push_back({"avx512", &avx512::kernels,
                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq")});
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
+                      __builtin_cpu_supports("avx512vnni")});
   sets.push_back({"avx2", &avx2::kernels,
                   __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")});
 #endif

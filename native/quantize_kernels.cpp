@@ -10,7 +10,7 @@
 
 #include "quantize.hpp"
 
-#ifdef __AVX512BW__
+#ifdef __AVX512VBMI__
 #include <immintrin.h>
 #endif
 
@@ -209,220 +209,255 @@ INLINE int smallest_scale(const Format& f, float amax) {
 // scale it starts from. A scale of exponent e + d and mantissa m is then (8 + m) << (2 + d), and
 // ladder 8 * (1 + d) + m is the format's ladder times that scale: all integers below 2**15.
 
-#ifdef __AVX512BW__
+// The search compares errors in integers. Elements are rounded to multiples of the last mantissa bit
+// of the scale that the search starts from; (8 + m) << (1 + d) is then twice a scale of mantissa m
+// whose exponent is higher by d, and `inverse` turns elements into multiples of it. The error of
+// such a multiple is looked up, squared, and weighted with the square of the scale.
+constexpr int kGroup = 64;  // elements that are searched together: 4 blocks of 16 or 2 of 32
 
-// A binary search in registers: level l compares with midpoints that the outcomes so far select,
-// and bit l of the index is its outcome. The tables are in the order of that index.
-struct Ladder {
-  alignas(64) int16_t middle[6][32];
-  alignas(64) int16_t value[64];
+struct Search {
+  alignas(64) uint8_t error[2][256];  // distance of a magnitude to the nearest value, by its sign
+  alignas(64) int16_t inverse[32];    // by 8 * (1 + d) + m
+  alignas(64) int32_t weight[32];
+  alignas(64) float threshold[6][32];  // for the binary search of `encode_ladder`
 };
 
-// Call visit(level, index, k) for the step k that level compares with after the outcomes `index`.
-template <typename Visit>
-int walk(int bits, int index, Visit visit) {
-  int position = 0;
-  for (int level = 0; level < bits; level++) {
-    const int half = 1 << (bits - 1 - level);
-    if (index < 1 << level) visit(level, index, position + half);
-    position += index >> level & 1 ? half : 0;
+inline int distance(const Format& f, float value) {
+  float least = 255;
+  for (int k = 0; k < 1 << f.code_bits; k++) {
+    const float d = value > f.values[k] ? value - f.values[k] : f.values[k] - value;
+    least = d < least ? d : least;
   }
-  return position;
+  return int(least);
 }
 
-// The same for elements: thresholds between codes.
-struct Thresholds {
-  alignas(64) float middle[6][32];
-};
-
-void fill(const Format& f, Thresholds& thresholds) {
-  for (int index = 0; index < 1 << f.code_bits; index++)
-    walk(f.code_bits, index, [&](int level, int at, int k) {
-      thresholds.middle[level][at] = f.thresholds[k - 1];
-    });
+void fill(const Format& f, Search& search) {
+  for (int v = 0; v < 256; v++) {
+    search.error[0][v] = uint8_t(distance(f, float(v)));
+    search.error[1][v] = uint8_t(distance(f, float(-v)));
+  }
+  for (int row = 0; row < 24; row++) {
+    const int twice = (8 + row % 8) << (row / 8);
+    search.inverse[row] = int16_t((2 * 65536 / twice + 1) / 2);
+    search.weight[row] = twice * twice;
+  }
+  // Level l compares with thresholds that the outcomes so far select; bit l of the index is its
+  // outcome, and the table of the level is in the order of that index.
+  for (int index = 0; index < 1 << f.code_bits; index++) {
+    int position = 0;
+    for (int level = 0; level < f.code_bits; level++) {
+      const int half = 1 << (f.code_bits - 1 - level);
+      if (index < 1 << level) search.threshold[level][index] = f.thresholds[position + half - 1];
+      position += index >> level & 1 ? half : 0;
+    }
+  }
 }
+
+// The row of the tables for a step away from the scale where the search starts.
+INLINE int tried_scale(const Format& f, int start, int step) {
+  return clamp(start + f.steps[step], 0, kLargestS1E4M3);
+}
+
+#ifdef __AVX512VBMI__
 
 template <int Bits>
-INLINE Ints encode_ladder(const Thresholds& thresholds, Floats v) {
+INLINE Ints encode_ladder(const Search& search, Floats v) {
   const __m512 y = bits_as<__m512>(v);
   __m512i index = _mm512_setzero_si512(), code = _mm512_setzero_si512();
 #pragma GCC unroll 6
   for (int level = 0; level < Bits; level++) {
-    const float* table = thresholds.middle[level];
-    __m512 middle = _mm512_load_ps(table);
-    if (level == 5) middle = _mm512_permutex2var_ps(middle, index, _mm512_load_ps(table + 16));
-    else middle = _mm512_permutexvar_ps(index, middle);
-    const __mmask16 above = _mm512_cmp_ps_mask(y, middle, _CMP_GT_OQ);
+    const float* table = search.threshold[level];
+    __m512 threshold = _mm512_load_ps(table);
+    if (level == 5) threshold = _mm512_permutex2var_ps(threshold, index, _mm512_load_ps(table + 16));
+    else threshold = _mm512_permutexvar_ps(index, threshold);
+    const __mmask16 above = _mm512_cmp_ps_mask(y, threshold, _CMP_GT_OQ);
     index = _mm512_mask_add_epi32(index, above, index, _mm512_set1_epi32(1 << level));
     code = _mm512_mask_add_epi32(code, above, code, _mm512_set1_epi32(1 << (Bits - 1 - level)));
   }
   return bits_as<Ints>(code);
 }
 
-void fill(const Format& f, int half_scale, Ladder& ladder) {
-  for (int index = 0; index < 1 << f.code_bits; index++) {
-    const int position = walk(f.code_bits, index, [&](int level, int at, int k) {
-      ladder.middle[level][at] = int16_t((f.values[k - 1] + f.values[k]) * half_scale);
-    });
-    ladder.value[index] = int16_t(2 * f.values[position] * half_scale);
+// Sums of neighbours: lane 4i + j of the result is the sum of lanes 4i to 4i + 3 of the j-th.
+INLINE __m512i sums_of_four(const __m512i* a) {
+  const __m512i low = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]),
+                                       _mm512_unpackhi_epi32(a[0], a[1]));
+  const __m512i high = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]),
+                                        _mm512_unpackhi_epi32(a[2], a[3]));
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+}
+
+// The lanes of 128 bits hold sixteen elements each, as bytes; a block is one lane or two.
+template <int B>
+void search_group(const Format& f, const Search& search, const float* y, const int* start,
+                  int* best) {
+  alignas(64) int16_t halves[2][32];
+  alignas(64) int32_t starts[16];
+  __mmask64 negative = 0;
+  for (int lane = 0; lane < 4; lane++) {
+    const int first = start[lane * 16 / B];
+    const __m512 x = _mm512_load_ps(y + 16 * lane);
+    const __m512 units = _mm512_mul_ps(x, _mm512_set1_ps(power_of_two(18 - (first >> 3))));
+    const __m256i fixed = _mm512_cvtepi32_epi16(_mm512_abs_epi32(_mm512_cvtps_epi32(units)));
+    _mm_store_si128((__m128i*)(halves[0] + 8 * lane), _mm256_castsi256_si128(fixed));
+    _mm_store_si128((__m128i*)(halves[1] + 8 * lane), _mm256_extracti128_si256(fixed, 1));
+    negative |= __mmask64(_mm512_movepi32_mask(_mm512_castps_si512(x))) << (16 * lane);
+    for (int i = 0; i < 4; i++) starts[4 * lane + i] = first;
   }
-}
-
-template <int Bits>
-INLINE __m512i squared_errors(__m512i y, const Ladder& ladder) {
-  __m512i index = _mm512_setzero_si512();
-#pragma GCC unroll 6
-  for (int level = 0; level < Bits; level++) {
-    const __m512i middle =
-        _mm512_permutexvar_epi16(index, _mm512_load_si512(ladder.middle[level]));
-    index = _mm512_mask_add_epi16(index, _mm512_cmpgt_epi16_mask(y, middle), index,
-                                  _mm512_set1_epi16(int16_t(1 << level)));
-  }
-  const __m512i low = _mm512_load_si512(ladder.value);
-  __m512i nearest;
-  if constexpr (Bits == 6)
-    nearest = _mm512_permutex2var_epi16(low, index, _mm512_load_si512(ladder.value + 32));
-  else
-    nearest = _mm512_permutexvar_epi16(index, low);
-  const __m512i error = _mm512_sub_epi16(y, nearest);
-  return _mm512_madd_epi16(error, error);
-}
-
-// Squared errors of y in the low half, of -y in the high half.
-template <int B, int Bits>
-INLINE __m512i both_errors(__m512i plus, __m512i minus, const Ladder& ladder) {
-  if constexpr (B == 16) return squared_errors<Bits>(_mm512_inserti64x4(plus, _mm512_castsi512_si256(minus), 1), ladder);
-  const __m512i p = squared_errors<Bits>(plus, ladder), m = squared_errors<Bits>(minus, ladder);
-  return _mm512_add_epi32(_mm512_shuffle_i64x2(p, m, 0x44), _mm512_shuffle_i64x2(p, m, 0xEE));
-}
-
-// The step (times two, plus one for -y) with the least error, the first of equals.
-template <int B, int Bits>
-INLINE int least_error(const int16_t* y, const Ladder* const* ladders) {
-  __m512i plus;
-  if constexpr (B == 32) plus = _mm512_load_si512(y);
-  else plus = _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(y)));
-  const __m512i minus = _mm512_sub_epi16(_mm512_setzero_si512(), plus);
-  __m512i s[kSteps];
+  const __m512i y0 = _mm512_load_si512(halves[0]), y1 = _mm512_load_si512(halves[1]);
+  const __m512i from = _mm512_load_si512(starts);
+  const __m512i base = _mm512_sub_epi32(_mm512_and_epi32(from, _mm512_set1_epi32(~7)),
+                                        _mm512_set1_epi32(8));
+  const __m512i inverses = _mm512_load_si512(search.inverse);
+  const __m512i up0 = _mm512_load_si512(search.error[0]), up1 = _mm512_load_si512(search.error[0] + 64);
+  const __m512i down0 = _mm512_load_si512(search.error[1]), down1 = _mm512_load_si512(search.error[1] + 64);
+  // Beyond 127 the nearest value is the last one of the ladder.
+  const __m512i top = _mm512_set1_epi8(char(f.values[(1 << f.code_bits) - 1]));
+  const __m512i bottom = _mm512_set1_epi8(char(-f.values[0]));
+  __m512i squares[2 * kSteps];
 #pragma GCC unroll 8
-  for (int i = 0; i < kSteps; i++) s[i] = both_errors<B, Bits>(plus, minus, *ladders[i]);
-  // Add up within the halves, eight registers at a time: the sums of four steps share a lane.
+  for (int step = 0; step < kSteps; step++) {
+    __m512i row = _mm512_add_epi32(from, _mm512_set1_epi32(f.steps[step]));
+    row = _mm512_max_epi32(_mm512_setzero_si512(), row);
+    row = _mm512_sub_epi32(_mm512_min_epi32(_mm512_set1_epi32(kLargestS1E4M3), row), base);
+    row = _mm512_or_epi32(row, _mm512_slli_epi32(row, 16));  // for elements of 16 bits
+    const __m512i inverse = _mm512_permutexvar_epi16(row, inverses);
+    const __m512i v = _mm512_packus_epi16(_mm512_mulhrs_epi16(y0, inverse),
+                                          _mm512_mulhrs_epi16(y1, inverse));
+    const __mmask64 beyond = _mm512_movepi8_mask(v);
+    __m512i up = _mm512_permutex2var_epi8(up0, v, up1);
+    __m512i down = _mm512_permutex2var_epi8(down0, v, down1);
+    up = _mm512_mask_sub_epi8(up, beyond, v, top);
+    down = _mm512_mask_sub_epi8(down, beyond, v, bottom);
+    const __m512i plus = _mm512_mask_blend_epi8(negative, up, down);
+    const __m512i minus = _mm512_mask_blend_epi8(negative, down, up);
+    const __m512i zero = _mm512_setzero_si512();
+    squares[2 * step] = _mm512_dpbusd_epi32(zero, plus, plus);
+    squares[2 * step + 1] = _mm512_dpbusd_epi32(zero, minus, minus);
+  }
+  const __m512i weights0 = _mm512_load_si512(search.weight), weights1 = _mm512_load_si512(search.weight + 16);
+  __m512i errors[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++)
-    s[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]),
-                            _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; i++)
-    s[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(s[2 * i], s[2 * i + 1]),
-                            _mm512_unpackhi_epi64(s[2 * i], s[2 * i + 1]));
-  const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i64x2(s[0], s[1], 0x88),
-                                        _mm512_shuffle_i64x2(s[0], s[1], 0xDD));
-  const __m512i by_step = _mm512_permutexvar_epi32(
-      _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), sums);
-  const __m512i least = _mm512_set1_epi32(_mm512_reduce_min_epi32(by_step));
-  return __builtin_ctz(_mm512_cmpeq_epi32_mask(by_step, least));
+  for (int q = 0; q < 4; q++) {
+    __m512i sums = sums_of_four(squares + 4 * q);
+    if constexpr (B == 32) sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0xB1));
+    const int a = f.steps[2 * q], b = f.steps[2 * q + 1];
+    __m512i row = _mm512_add_epi32(from, _mm512_set_epi32(b, b, a, a, b, b, a, a, b, b, a, a, b, b, a, a));
+    row = _mm512_max_epi32(_mm512_setzero_si512(), row);
+    row = _mm512_sub_epi32(_mm512_min_epi32(_mm512_set1_epi32(kLargestS1E4M3), row), base);
+    errors[q] = _mm512_mullo_epi32(sums, _mm512_permutex2var_epi32(weights0, row, weights1));
+  }
+  __m512i least = _mm512_min_epi32(_mm512_min_epi32(errors[0], errors[1]),
+                                   _mm512_min_epi32(errors[2], errors[3]));
+  least = _mm512_min_epi32(least, _mm512_shuffle_epi32(least, _MM_PERM_BADC));
+  least = _mm512_min_epi32(least, _mm512_shuffle_epi32(least, _MM_PERM_CDAB));
+  uint32_t equal[4];
+  for (int q = 0; q < 4; q++) equal[q] = _mm512_cmpeq_epi32_mask(errors[q], least);
+  for (int block = 0; block < kGroup / B; block++) {
+    uint32_t candidates = 0;
+    for (int q = 0; q < 4; q++) candidates |= (equal[q] >> (block * B / 4) & 15) << (4 * q);
+    best[block] = __builtin_ctz(candidates);
+  }
 }
 
 #else
 
-// A walk up the steps: the midpoints, and how far the value rises at each.
-struct Ladder {
-  int16_t middle[64], rise[64], lowest;
-};
-
-void fill(const Format& f, int half_scale, Ladder& ladder) {
-  ladder.lowest = int16_t(2 * f.values[0] * half_scale);
-  for (int k = 0; k + 1 < 1 << f.code_bits; k++) {
-    ladder.middle[k] = int16_t((f.values[k] + f.values[k + 1]) * half_scale);
-    ladder.rise[k] = int16_t(2 * (f.values[k + 1] - f.values[k]) * half_scale);
-  }
-}
-
-struct Thresholds {
-  float middle[64];
-};
-
-void fill(const Format& f, Thresholds& thresholds) {
-  for (int k = 0; k + 1 < 1 << f.code_bits; k++) thresholds.middle[k] = f.thresholds[k];
-}
-
 template <int Bits>
-INLINE Ints encode_ladder(const Thresholds& thresholds, Floats v) {
+INLINE Ints encode_ladder(const Search& search, Floats v) {
   Ints code{};
-  for (int k = 0; k < (1 << Bits) - 1; k++) code -= v > thresholds.middle[k];
+  for (int i = 0; i < kLanes; i++) {
+    int index = 0;
+    for (int level = 0; level < Bits; level++) {
+      const int above = v[i] > search.threshold[level][index];
+      index |= above << level;
+      code[i] |= above << (Bits - 1 - level);
+    }
+  }
   return code;
 }
 
-template <int B, int Bits>
-INLINE int32_t squared_error(const int16_t* y, int sign, const Ladder& ladder) {
-  Ints sum{};
-  for (int start = 0; start < B; start += kLanes) {
-    Shorts lanes;
-    std::memcpy(&lanes, y + start, sizeof lanes);
-    lanes *= int16_t(sign);
-    Shorts nearest = ladder.lowest + Shorts{};
-    for (int k = 0; k < (1 << Bits) - 1; k++) nearest += (lanes > ladder.middle[k]) & ladder.rise[k];
-    const Ints error = __builtin_convertvector(lanes - nearest, Ints);
-    sum += error * error;
+template <int B>
+void search_group(const Format& f, const Search& search, const float* y, const int* start,
+                  int* best) {
+  for (int block = 0; block < kGroup / B; block++, y += B) {
+    const float unit = power_of_two(18 - (start[block] >> 3));
+    alignas(64) int32_t fixed[B], v[B];
+    const uint8_t* errors[2][B];
+    for (int i = 0; i < B; i += kLanes) {
+      const Ints rounded = round_even(load(y + i) * unit);
+      const Ints magnitude = larger(rounded, -rounded);
+      std::memcpy(fixed + i, &magnitude, sizeof magnitude);
+    }
+    for (int i = 0; i < B; i++) {
+      const int negative = int(bits_as<uint32_t>(y[i]) >> 31);
+      errors[0][i] = search.error[negative];
+      errors[1][i] = search.error[1 - negative];
+    }
+    int32_t least = std::numeric_limits<int32_t>::max();
+    for (int step = 0; step < kSteps; step++) {
+      const int row = tried_scale(f, start[block], step) - (start[block] & ~7) + 8;
+      const int inverse = search.inverse[row];
+      for (int i = 0; i < B; i++) v[i] = (fixed[i] * inverse + (1 << 14)) >> 15;
+      for (int sign = 0; sign < 2; sign++) {
+        int32_t sum = 0;
+        for (int i = 0; i < B; i++) sum += int32_t(errors[sign][i][v[i]]) * errors[sign][i][v[i]];
+        const int32_t error = sum * search.weight[row];
+        best[block] = error < least ? 2 * step + sign : best[block];
+        least = error < least ? error : least;
+      }
+    }
   }
-  int32_t total = 0;
-  for (int i = 0; i < kLanes; i++) total += sum[i];
-  return total;
-}
-
-// The step (times two, plus one for -y) with the least error, the first of equals.
-template <int B, int Bits>
-INLINE int least_error(const int16_t* y, const Ladder* const* ladders) {
-  int best = 0;
-  int32_t least = std::numeric_limits<int32_t>::max();
-  for (int i = 0; i < 2 * kSteps; i++) {
-    const int32_t error = squared_error<B, Bits>(y, i & 1 ? -1 : 1, *ladders[i / 2]);
-    best = error < least ? i : best;
-    least = error < least ? error : least;
-  }
-  return best;
 }
 
 #endif
 
-struct Search {
-  Ladder ladders[24];
-  Thresholds thresholds;
-  uint8_t tried[kLargestS1E4M3 + 1][kSteps];  // by the scale that the search starts from
-  const Ladder* ladder[kLargestS1E4M3 + 1][kSteps];
-};
-
-void fill(const Format& f, Search& search) {
-  fill(f, search.thresholds);
-  for (int row = 0; row < 24; row++) fill(f, (8 + row % 8) << (row / 8), search.ladders[row]);
-  for (int start = 0; start <= kLargestS1E4M3; start++)
-    for (int i = 0; i < kSteps; i++) {
-      const int tried = clamp(start + f.steps[i], 0, kLargestS1E4M3);
-      search.tried[start][i] = uint8_t(tried);
-      search.ladder[start][i] = &search.ladders[tried - (start & ~7) + 8];
-    }
-}
-
-// Search the scale of a block y, starting from the smallest that does not clip, and encode it.
+// Quantize up to 64 elements; y has room for 64.
 template <int B, int Bits>
-INLINE int quantize_searched(const Search& search, const float* y, int start, uint8_t* codes) {
-  alignas(64) int16_t fixed[B];
-  const float unit = power_of_two(20 - (start >> 3));
-  for (int i = 0; i < B; i += kLanes) {
-    const auto narrow = __builtin_convertvector(round_even(load(y + i) * unit), Shorts);
-    std::memcpy(fixed + i, &narrow, sizeof narrow);
+void quantize_group(const Format& f, const Search& search, float* y, uint8_t* codes,
+                    uint8_t* scales, int blocks) {
+  constexpr int kBlocks = kGroup / B;
+  int start[kBlocks], best[kBlocks];
+  bool finite[kBlocks];
+  for (int block = 0; block < kBlocks; block++) {
+    const int32_t amax = largest_bits<B>(y + block * B);
+    finite[block] = amax < kInfinity;
+    if (!finite[block]) std::memset(y + block * B, 0, B * sizeof(float));
+    start[block] = finite[block] ? smallest_scale(f, bits_as<float>(amax)) : 0;
   }
-  const int best = least_error<B, Bits>(fixed, search.ladder[start]);
-  const int byte = search.tried[start][best / 2] | (best & 1) << 7;
-  const float factor = 1.0f / s1e4m3(byte);
-  for (int i = 0; i < B; i += kLanes)
-    store(encode_ladder<Bits>(search.thresholds, load(y + i) * factor), codes + i);
-  return byte;
+  search_group<B>(f, search, y, start, best);
+  for (int block = 0; block < blocks; block++) {
+    const int byte = tried_scale(f, start[block], best[block] / 2) | (best[block] & 1) << 7;
+    const float factor = 1.0f / s1e4m3(byte);
+    for (int i = block * B; i < (block + 1) * B; i += kLanes)
+      store(encode_ladder<Bits>(search, load(y + i) * factor), codes + i);
+    if (!finite[block]) std::memset(codes + block * B, 0, B);
+    scales[block] = finite[block] ? uint8_t(byte) : kNanScale;
+  }
 }
 
+template <int B, int Bits>
+void quantize_searched(const Format& f, const Search& search, const float* x, int64_t cols,
+                       float whole, uint8_t* codes, uint8_t* scales) {
+  const float inverse = 1.0f / whole;  // a power of two: exact
+  const Floats scale = inverse + Floats{};
+  for (int64_t start = 0; start < cols; start += kGroup) {
+    alignas(64) float y[kGroup];
+    const int64_t count = cols - start < kGroup ? cols - start : kGroup;
+    if (count == kGroup) {
+      for (int i = 0; i < kGroup; i += kLanes) {
+        const Floats v = load(x + start + i) * scale;
+        std::memcpy(y + i, &v, sizeof v);
+      }
+    } else {
+      for (int i = 0; i < kGroup; i++) y[i] = i < count ? x[start + i] * inverse : 0.0f;
+    }
+    const int blocks = int(ceil_divide(count, B));
+    quantize_group<B, Bits>(f, search, y, codes + start, scales + start / B, blocks);
+  }
+}
+
+// One block with the smallest scale that does not clip.
 template <int B>
-INLINE void quantize_s1e4m3(const Format& f, const Search& search, const float* x, float whole,
-                            uint8_t* codes, uint8_t* scale) {
+void quantize_s1e4m3(const Format& f, const float* x, float whole, uint8_t* codes, uint8_t* scale) {
   const int32_t amax = largest_bits<B>(x);
   if (amax >= kInfinity) {
     scale[0] = kNanScale;
@@ -432,12 +467,9 @@ INLINE void quantize_s1e4m3(const Format& f, const Search& search, const float* 
   const float inverse = 1.0f / whole;  // a power of two: exact
   alignas(64) float y[B];
   for (int i = 0; i < B; i++) y[i] = x[i] * inverse;
-  int byte = smallest_scale(f, bits_as<float>(amax) * inverse);
-  if (!f.steps) encode_block<B>(f, y, 1.0f / s1e4m3(byte), codes);
-  else if (f.code_bits == 4) byte = quantize_searched<B, 4>(search, y, byte, codes);
-  else if (f.code_bits == 5) byte = quantize_searched<B, 5>(search, y, byte, codes);
-  else byte = quantize_searched<B, 6>(search, y, byte, codes);
+  const int byte = smallest_scale(f, bits_as<float>(amax) * inverse);
   scale[0] = uint8_t(byte);
+  encode_block<B>(f, y, 1.0f / s1e4m3(byte), codes);
 }
 
 // ---- Rows --------------------------------------------------------------------------------------
@@ -481,10 +513,9 @@ void unpack_row(const uint8_t* packed, int64_t cols, int bits, uint8_t* codes) {
 }
 
 template <int B>
-void quantize_block(const Format& f, const Search& search, const float* x, float whole,
-                    uint8_t* codes, uint8_t* scale) {
+void quantize_block(const Format& f, const float* x, float whole, uint8_t* codes, uint8_t* scale) {
   switch (f.scale) {
-    case Scale::s1e4m3: return quantize_s1e4m3<B>(f, search, x, whole, codes, scale);
+    case Scale::s1e4m3: return quantize_s1e4m3<B>(f, x, whole, codes, scale);
     case Scale::ue4m3: return quantize_ue4m3<B>(f, x, whole, codes, scale);
     case Scale::micro: return quantize_micro(f, x, codes, scale);
     default: return quantize_e8m0<B>(f, x, codes, scale);
@@ -492,30 +523,38 @@ void quantize_block(const Format& f, const Search& search, const float* x, float
 }
 
 template <int B>
+void quantize_blocks(const Format& f, const float* x, int64_t cols, float whole, uint8_t* codes,
+                     uint8_t* scales) {
+  const int scale_bytes = f.scale == Scale::micro ? 2 : 1;
+  for (int64_t start = 0; start < cols; start += B, scales += scale_bytes) {
+    const float* source = x + start;
+    float padded[B];
+    if (start + B > cols) {  // a ragged last block is filled up with zeros
+      for (int i = 0; i < B; i++) padded[i] = start + i < cols ? source[i] : 0.0f;
+      source = padded;
+    }
+    quantize_block<B>(f, source, whole, codes + start, scales);
+  }
+}
+
+template <int B>
 void quantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last) {
   const int64_t blocks = ceil_divide(t.cols, B), row_bytes = ceil_divide(t.cols * f.code_bits, 8);
-  const int scale_bytes = f.scale == Scale::micro ? 2 : 1;
-  Search& search = *static_cast<Search*>(std::aligned_alloc(alignof(Search), sizeof(Search)));
+  const int64_t row_scales = blocks * (f.scale == Scale::micro ? 2 : 1);
+  uint8_t* codes = static_cast<uint8_t*>(std::calloc(size_t(t.cols + kGroup), 1));
+  Search search;
   if (f.steps) fill(f, search);
-  uint8_t* codes = static_cast<uint8_t*>(std::calloc(size_t(blocks * B + 8), 1));
   for (int64_t row = first; row < last; row++) {
     const float* x = t.values + row * t.cols;
-    uint8_t* scales = t.scales + row * blocks * scale_bytes;
-    for (int64_t block = 0; block < blocks; block++) {
-      const int64_t start = block * B;
-      const float* source = x + start;
-      float padded[B];
-      if (start + B > t.cols) {  // a ragged last block is filled up with zeros
-        for (int i = 0; i < B; i++) padded[i] = start + i < t.cols ? source[i] : 0.0f;
-        source = padded;
-      }
-      quantize_block<B>(f, search, source, t.scale, codes + start, scales + block * scale_bytes);
-    }
+    uint8_t* scales = t.scales + row * row_scales;
+    if (!f.steps) quantize_blocks<B>(f, x, t.cols, t.scale, codes, scales);
+    else if (f.code_bits == 4) quantize_searched<B, 4>(f, search, x, t.cols, t.scale, codes, scales);
+    else if (f.code_bits == 5) quantize_searched<B, 5>(f, search, x, t.cols, t.scale, codes, scales);
+    else quantize_searched<B, 6>(f, search, x, t.cols, t.scale, codes, scales);
     if (t.cols % 8) std::memset(codes + t.cols, 0, size_t(8 - t.cols % 8));  // unused bits are 0
     pack_row(codes, t.cols, f.code_bits, t.codes + row * row_bytes);
   }
   std::free(codes);
-  std::free(&search);
 }
 
 float scale_value(Scale kind, int byte) {

@@ -194,15 +194,15 @@ def _nvfp4() -> Format:
     )
 
 
-# Rising integer mantissas fitted to Gaussian, Laplace and Student-t numbers (benchmarks/ladders.py).
-LADDER_4 = (-127, -101, -79, -62, -47, -33, -20, -9, 0, 11, 24, 37, 51, 65, 83, 110)
+# Rising integers fitted to Gaussian, Laplace and Student-t numbers (benchmarks/ladders.py).
+LADDER_4 = (-127, -103, -79, -62, -47, -33, -20, -9, 0, 11, 24, 37, 50, 65, 83, 110)
 # fmt: off
 LADDER_5 = (
-    -127, -112, -99, -91, -83, -75, -68, -61, -54, -48, -41, -34, -27, -21, -13, -7,
-    0, 5, 10, 17, 23, 30, 36, 43, 50, 57, 65, 71, 79, 86, 98, 114,
+    -127, -112, -99, -91, -83, -75, -68, -61, -54, -48, -41, -34, -27, -20, -13, -7,
+    0, 5, 10, 17, 23, 30, 36, 43, 50, 57, 64, 71, 78, 86, 98, 114,
 )
 # fmt: on
-LADDER_6 = tuple(range(-32, 32))
+LADDER_6 = tuple(range(-128, 128, 4))
 
 
 def _bfp(
@@ -240,7 +240,7 @@ FORMATS: dict[str, Format] = {
         _microexponent(6, 4),
         _microexponent(9, 7),
         _bfp(8, 32, symmetric_values(8), (), "8-bit integers"),
-        _bfp(6, 32, LADDER_6, SEARCH, "64 integers"),
+        _bfp(6, 32, LADDER_6, SEARCH, "6-bit integers"),
         _bfp(5, 32, LADDER_5, SEARCH, "32 fitted integers up to 127"),
         _bfp(4, 16, LADDER_4, SEARCH, "16 fitted integers up to 127"),
     )

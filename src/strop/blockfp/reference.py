@@ -85,7 +85,7 @@ def quantize_blocks(
 
 
 def exponent_field(x: Floats) -> NDArray[np.int32]:
-    """Return the biased exponent of float32 numbers; 0 for zeros and subnormals, 255 for Inf, NaN."""
+    """Return the biased exponent of float32: 0 for zeros and subnormals, 255 for Inf and NaN."""
     return ((x.view(np.uint32) >> 23) & 0xFF).astype(np.int32)
 
 
@@ -171,7 +171,7 @@ def thresholds(format: Format, rounding: Rounding) -> Floats:
 
 
 def encode(v: Floats, format: Format, rounding: Rounding) -> Bytes:
-    """Return the code of each number, already divided by its scale; beyond the ends it saturates."""
+    """Return the codes of numbers that are divided by their scale; beyond the ends they saturate."""
     steps = thresholds(format, rounding)
     _, codes = ladder(format)
     if format.sign_magnitude:
@@ -186,26 +186,30 @@ def search_scale(y: Floats, format: Format) -> tuple[Bytes, Bytes]:
     y is x / tensor_scale. Tried are the scales at `scale_steps` from the smallest that does not
     clip, each with both signs; the first of equals wins. Without steps it is that smallest scale.
     A negative scale turns a block's values around, which pays where a format has no mirror image of
-    each value. Errors are compared in integers: elements as multiples of a quarter of the scale's
-    last mantissa bit, where scales times values are integers too. Blocks with NaN or Inf get
-    NAN_SCALE.
+    each value. Blocks with NaN or Inf get NAN_SCALE.
+
+    Errors are compared in integers: elements are rounded to multiples of the last mantissa bit of
+    the scale where the search starts, then to multiples of the scale that is tried.
     """
     finite = np.all(np.isfinite(y), axis=1)
     y = np.where(finite[:, None], y, np.float32(0))
     start = smallest_scale(np.max(np.abs(y), axis=1), format)
     best = start
     if format.scale_steps:
-        exponent = start >> 3
-        fixed = np.rint(np.ldexp(y, 20 - exponent[:, None])).astype(np.int64)
         values = np.array(format.values, np.int64)
+        multiples = np.arange(-255, 256)
+        distance = np.min(np.abs(multiples[:, None] - values), axis=1)
+        exponent = start >> 3
+        fixed = np.abs(np.rint(np.ldexp(y, 18 - exponent[:, None])).astype(np.int64))
+        negative = np.where(np.signbit(y), -1, 1)
         least = np.full(len(y), np.iinfo(np.int64).max)
         for step in format.scale_steps:
             tried = np.clip(start + step, 0, LARGEST_S1E4M3)
-            scale = ((8 + (tried & 7)) << (2 + (tried >> 3) - exponent))[:, None]
-            middle = (values[1:] + values[:-1]) * (scale >> 1)
-            for sign, signed in ((0, fixed), (128, -fixed)):
-                nearest = np.sum(signed[:, :, None] > middle[:, None, :], axis=2)
-                error = np.sum((signed - values[nearest] * scale) ** 2, axis=1)
+            twice = (8 + (tried & 7)) << (1 + (tried >> 3) - exponent)
+            inverse = (2 * 65536 // twice + 1) // 2
+            multiple = (fixed * inverse[:, None] + (1 << 14)) >> 15
+            for sign, turned in ((0, negative), (128, -negative)):
+                error = np.sum(distance[255 + turned * multiple] ** 2, axis=1) * twice**2
                 best = np.where(error < least, tried | sign, best)
                 least = np.minimum(error, least)
     scales = best.astype(np.uint8)

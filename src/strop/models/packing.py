@@ -74,7 +74,7 @@ def pack(
 
     Vectors (norms, biases) are kept. `overrides` maps patterns of tensor names, such as
     "*.down_proj.weight", to a format or "keep"; the last one that matches holds. The directory
-    appears when it is whole and replaces one that is there. Raises StropError for an unknown format,
+    appears when it is whole and replaces one that is there. Raises StropError: unknown format,
     a pattern that matches no matrix, and a source that is packed already.
     """
     start = time.monotonic()
