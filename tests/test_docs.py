@@ -1,13 +1,15 @@
 """What README and documentation say is true: their code blocks run.
 
 Commands and Python blocks run as they stand, in order, in an empty directory, but on a tiny random
-model in place of `smollm2`. Of the commands that prepare a machine, `make` is checked by a dry run,
-and `source` is not run.
+model in place of `smollm2` and on the first part of the default text. Of the commands that prepare
+a machine, `make` is checked by a dry run, and `source` is not run. YAML blocks are loaded as
+recipes, JSON blocks are parsed.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -21,6 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 from strop.cli.main import app
+from strop.evaluation import default_text
 from strop.recipes import STAGES, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,13 +38,17 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(
+    tmp_path: Path, tiny_model: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Go to a directory that holds what the pages take for granted."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples")
     for recipe in Path("examples").glob("*.yaml"):
         recipe.write_text(tiny(recipe.read_text(), tiny_model))
     Path("notes.txt").write_text("A sentence of some length, many times over. " * 200)
+    text = default_text()[:40_000]
+    monkeypatch.setattr("strop.evaluation.default_text", lambda: text)
     return tmp_path
 
 
@@ -97,6 +104,8 @@ def test_every_code_block_runs(page: Path, workplace: Path, tiny_model: Path) ->
         elif language == "yaml":
             Path(title).write_text(text)
             load_recipe(Path(title), STAGES)
+        elif language == "json":
+            json.loads(text)
         else:
             assert language in SHOWN, f"a block in {language} is neither run nor only shown"
 

@@ -25,6 +25,7 @@ stages:
   - check:
       candidate: {model}
       against: {model}
+      text: notes.txt
       tokens: 512
       chunk: 64
 """
@@ -40,8 +41,11 @@ finally:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def recipe(
+    tmp_path: Path, tiny_model: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("A sentence of some length, many times over. " * 20)
     path = Path("small.yaml")
     path.write_text(RECIPE.format(model=tiny_model))
     return path
@@ -90,7 +94,7 @@ def test_output_directory_and_settings(recipe: Path) -> None:
         (("[hello]", "[]"), "small.yaml:3: stage 'generate': prompts: at least one"),
         (("max_tokens: 8", "top_p: 2"), "small.yaml:3: stage 'generate': top_p must be"),
         (("- check", "- chekc"), "small.yaml:7: unknown stage 'chekc': did you mean 'check'?"),
-        (("tokens: 512", "text: none.txt"), "stage 'check': text: cannot read none.txt"),
+        (("notes.txt", "none.txt"), "stage 'check': text: cannot read none.txt"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

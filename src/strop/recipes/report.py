@@ -21,7 +21,8 @@ CAVEATS = {
     "smollm2": (
         "The weights of smollm2 come from a GGUF file in which they already sit on a 4-bit grid "
         "(embedding: 8-bit), in blocks of 32. Results of packing it are not those of packing a "
-        "model with full-precision weights.",
+        "model with full-precision weights. Its size before is that of the float32 weights that "
+        "Strop reads; the GGUF file itself has 98.4 MB.",
         "SmolLM2-135M is a weak model: its answers are often wrong, and greedy answers loop. That "
         "is the model; judge a packed copy by its distance from the source.",
     ),

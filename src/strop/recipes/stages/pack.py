@@ -81,20 +81,25 @@ def ratio(metrics: Metrics) -> float:
 def sentence(stage: Finished) -> str:
     """Sum up one pack."""
     m = stage.metrics
+    before = f"{quantity(m['source_bytes'], 'B')} ({source_bits(m):.0f}-bit weights)"
     return (
         f"Packing {label(stage.options.model)} as {stage.options.format} took it from "
-        f"{quantity(m['source_bytes'], 'B')} to {quantity(m['packed_bytes'], 'B')}: "
+        f"{before} to {quantity(m['packed_bytes'], 'B')}: "
         f"{m['bits_per_weight']:.2f} bits per weight over all {m['weights'] / 1e6:.1f} million "
         "weights."
     )
 
 
+def source_bits(metrics: Metrics) -> float:
+    """Return the bits per weight of the source."""
+    return float(8 * metrics["source_bytes"] / metrics["weights"])
+
+
 def tiles(stage: Finished) -> tuple[Tile, Tile]:
     """Return the factor in size and the bits per weight."""
     m = stage.metrics
-    change = f"{quantity(m['source_bytes'], 'B')} to {quantity(m['packed_bytes'], 'B')}"
     return (
-        Tile(f"{ratio(m):.1f} x", f"{stage.name}: smaller, {change}"),
+        Tile(f"{ratio(m):.1f} x", f"{stage.name}: smaller than {source_bits(m):.0f}-bit weights"),
         Tile(f"{m['bits_per_weight']:.2f} bits", f"{stage.name}: per weight, over all weights"),
     )
 
@@ -103,14 +108,14 @@ def headline(stage: Finished, several: bool) -> tuple[Headline, ...]:
     """Return the size and the bits per weight; `several` stages need their names."""
     m = stage.metrics
     name = f" ({stage.name})" if several else ""
-    before = 8 * m["source_bytes"] / m["weights"]
+    before = source_bits(m)
     return (
         Headline(
             f"Size{name}",
             quantity(m["source_bytes"], "B"),
             quantity(m["packed_bytes"], "B"),
             f"{100 * (m['packed_bytes'] / m['source_bytes'] - 1):+.1f}%",
-            f"{ratio(m):.1f} times smaller",
+            f"{ratio(m):.1f} times smaller than {before:.0f}-bit weights",
         ),
         Headline(
             f"Bits per weight{name}",
