@@ -105,9 +105,9 @@ def label_side(x: float, left: float, right: float) -> tuple[str, float]:
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Return round numbers from at most `low` to at least `high`, about `wanted` of them."""
-    if high <= low:
-        spread = abs(low) * 0.1 or 1.0
-        low, high = low - spread, high + spread
+    size = max(abs(low), abs(high), 1e-3)
+    if high - low < 1e-6 * size:  # narrower than numbers on an axis can show
+        low, high = low - 0.1 * size, high + 0.1 * size
     raw = (high - low) / wanted
     scale = 10.0 ** math.floor(math.log10(raw))
     step = next(scale * one for one in (1, 2, 5, 10) if scale * one >= raw)
