@@ -47,22 +47,15 @@ INLINE Ints smaller(Ints a, Ints b) { return a < b ? a : b; }
 INLINE Floats load(const float* x) { Floats v; std::memcpy(&v, x, sizeof v); return v; }
 INLINE Ints magnitude_bits(Floats x) { return bits_as<Ints>(x) & 0x7FFFFFFF; }
 
-template <typename Half, typename Whole>
-INLINE Half halves_max(Whole v) {
-  Half low, high;
-  std::memcpy(&low, &v, sizeof low);
-  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-  return low > high ? low : high;
-}
-
+#ifdef __AVX512VBMI__
+INLINE int32_t largest_lane(Ints v) { return _mm512_reduce_max_epi32(bits_as<__m512i>(v)); }
+#else
 INLINE int32_t largest_lane(Ints v) {
-  using Eight = int32_t __attribute__((vector_size(32)));
-  using Four = int32_t __attribute__((vector_size(16)));
-  const Four four = halves_max<Four>(halves_max<Eight>(v));
-  const int32_t a = four[0] > four[1] ? four[0] : four[1];
-  const int32_t b = four[2] > four[3] ? four[2] : four[3];
-  return a > b ? a : b;
+  int32_t most = v[0];
+  for (int i = 1; i < kLanes; i++) most = v[i] > most ? v[i] : most;
+  return most;
 }
+#endif
 
 // Round to the nearest integer, ties to even, for |x| < 2**22: adding 1.5 * 2**23 leaves no room
 // for a fraction, and the integer stands in the low bits.
@@ -286,25 +279,31 @@ INLINE __m512i sums_of_four(const __m512i* a) {
   return _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
 }
 
+INLINE __m512i four_lanes(const __m128i* a) {
+  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(a[0]), a[1], 1);
+  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(a[2]), a[3], 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
 // The lanes of 128 bits hold sixteen elements each, as bytes; a block is one lane or two.
 template <int B>
 void search_group(const Format& f, const Search& search, const float* y, const int* start,
                   int* best) {
-  alignas(64) int16_t halves[2][32];
-  alignas(64) int32_t starts[16];
+  __m128i low[4], high[4];
   __mmask64 negative = 0;
   for (int lane = 0; lane < 4; lane++) {
-    const int first = start[lane * 16 / B];
     const __m512 x = _mm512_load_ps(y + 16 * lane);
-    const __m512 units = _mm512_mul_ps(x, _mm512_set1_ps(power_of_two(18 - (first >> 3))));
-    const __m256i fixed = _mm512_cvtepi32_epi16(_mm512_abs_epi32(_mm512_cvtps_epi32(units)));
-    _mm_store_si128((__m128i*)(halves[0] + 8 * lane), _mm256_castsi256_si128(fixed));
-    _mm_store_si128((__m128i*)(halves[1] + 8 * lane), _mm256_extracti128_si256(fixed, 1));
+    const __m512 unit = _mm512_set1_ps(power_of_two(18 - (start[lane * 16 / B] >> 3)));
+    const __m512i units = _mm512_cvtps_epi32(_mm512_mul_ps(x, unit));
+    const __m256i fixed = _mm512_cvtepi32_epi16(_mm512_abs_epi32(units));
+    low[lane] = _mm256_castsi256_si128(fixed);
+    high[lane] = _mm256_extracti128_si256(fixed, 1);
     negative |= __mmask64(_mm512_movepi32_mask(_mm512_castps_si512(x))) << (16 * lane);
-    for (int i = 0; i < 4; i++) starts[4 * lane + i] = first;
   }
-  const __m512i y0 = _mm512_load_si512(halves[0]), y1 = _mm512_load_si512(halves[1]);
-  const __m512i from = _mm512_load_si512(starts);
+  const __m512i y0 = four_lanes(low), y1 = four_lanes(high);
+  const __m128i starts[4] = {_mm_set1_epi32(start[0]), _mm_set1_epi32(start[16 / B]),
+                             _mm_set1_epi32(start[32 / B]), _mm_set1_epi32(start[48 / B])};
+  const __m512i from = four_lanes(starts);
   const __m512i base = _mm512_sub_epi32(_mm512_and_epi32(from, _mm512_set1_epi32(~7)),
                                         _mm512_set1_epi32(8));
   const __m512i inverses = _mm512_load_si512(search.inverse);
