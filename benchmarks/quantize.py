@@ -8,6 +8,7 @@ Writes benchmarks/results/quantize.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import threading
@@ -32,7 +33,7 @@ def copy(target: np.ndarray, source: np.ndarray, parts: int) -> None:
     rows = np.linspace(0, len(source), parts + 1, dtype=int)
     workers = [
         threading.Thread(target=np.copyto, args=(target[a:b], source[a:b]))
-        for a, b in zip(rows, rows[1:], strict=False)
+        for a, b in itertools.pairwise(rows)
     ]
     for worker in workers:
         worker.start()

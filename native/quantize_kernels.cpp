@@ -285,41 +285,53 @@ INLINE __m512i four_lanes(const __m128i* a) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
+// The rows of the tables for the scales that a step leads to, in lanes of 32 bits. `from` is where
+// the search of each block starts, `base` takes out its exponent. Clipping to the scales there are
+// is left out where no block needs it, as is usual.
+template <bool Clip>
+INLINE __m512i table_rows(__m512i from, __m512i base, __m512i step) {
+  __m512i tried = _mm512_add_epi32(from, step);
+  if constexpr (Clip)
+    tried = _mm512_min_epi32(_mm512_set1_epi32(kLargestS1E4M3),
+                             _mm512_max_epi32(_mm512_setzero_si512(), tried));
+  return _mm512_sub_epi32(tried, base);
+}
+
 // The lanes of 128 bits hold sixteen elements each, as bytes; a block is one lane or two.
-template <int B>
-void search_group(const Format& f, const Search& search, const float* y, const int* start,
-                  int* best) {
-  __m128i low[4], high[4];
+template <int B, bool Clip>
+INLINE void search_lanes(const Format& f, const Search& search, const float* y, const int* start,
+                         int* best) {
+  __m128i low[4], high[4], starts[4];
   __mmask64 negative = 0;
   for (int lane = 0; lane < 4; lane++) {
+    const int first = start[lane * 16 / B];
     const __m512 x = _mm512_load_ps(y + 16 * lane);
-    const __m512 unit = _mm512_set1_ps(power_of_two(18 - (start[lane * 16 / B] >> 3)));
+    const __m512 unit = _mm512_set1_ps(power_of_two(18 - (first >> 3)));
     const __m512i units = _mm512_cvtps_epi32(_mm512_mul_ps(x, unit));
     const __m256i fixed = _mm512_cvtepi32_epi16(_mm512_abs_epi32(units));
     low[lane] = _mm256_castsi256_si128(fixed);
     high[lane] = _mm256_extracti128_si256(fixed, 1);
+    starts[lane] = _mm_set1_epi32(first);
     negative |= __mmask64(_mm512_movepi32_mask(_mm512_castps_si512(x))) << (16 * lane);
   }
-  const __m512i y0 = four_lanes(low), y1 = four_lanes(high);
-  const __m128i starts[4] = {_mm_set1_epi32(start[0]), _mm_set1_epi32(start[16 / B]),
-                             _mm_set1_epi32(start[32 / B]), _mm_set1_epi32(start[48 / B])};
-  const __m512i from = four_lanes(starts);
+  const __m512i y0 = four_lanes(low), y1 = four_lanes(high), from = four_lanes(starts);
   const __m512i base = _mm512_sub_epi32(_mm512_and_epi32(from, _mm512_set1_epi32(~7)),
                                         _mm512_set1_epi32(8));
   const __m512i inverses = _mm512_load_si512(search.inverse);
-  const __m512i up0 = _mm512_load_si512(search.error[0]), up1 = _mm512_load_si512(search.error[0] + 64);
-  const __m512i down0 = _mm512_load_si512(search.error[1]), down1 = _mm512_load_si512(search.error[1] + 64);
+  const __m512i up0 = _mm512_load_si512(search.error[0]);
+  const __m512i up1 = _mm512_load_si512(search.error[0] + 64);
+  const __m512i down0 = _mm512_load_si512(search.error[1]);
+  const __m512i down1 = _mm512_load_si512(search.error[1] + 64);
   // Beyond 127 the nearest value is the last one of the ladder.
   const __m512i top = _mm512_set1_epi8(char(f.values[(1 << f.code_bits) - 1]));
   const __m512i bottom = _mm512_set1_epi8(char(-f.values[0]));
   __m512i squares[2 * kSteps];
 #pragma GCC unroll 8
   for (int step = 0; step < kSteps; step++) {
-    __m512i row = _mm512_add_epi32(from, _mm512_set1_epi32(f.steps[step]));
-    row = _mm512_max_epi32(_mm512_setzero_si512(), row);
-    row = _mm512_sub_epi32(_mm512_min_epi32(_mm512_set1_epi32(kLargestS1E4M3), row), base);
-    row = _mm512_or_epi32(row, _mm512_slli_epi32(row, 16));  // for elements of 16 bits
-    const __m512i inverse = _mm512_permutexvar_epi16(row, inverses);
+    const __m512i rows = table_rows<Clip>(from, base, _mm512_set1_epi32(f.steps[step]));
+    // An element of 16 bits needs its row in 16 bits: copy the low half into the high one.
+    const __m512i inverse = _mm512_permutexvar_epi16(
+        _mm512_or_si512(rows, _mm512_slli_epi32(rows, 16)), inverses);
     const __m512i v = _mm512_packus_epi16(_mm512_mulhrs_epi16(y0, inverse),
                                           _mm512_mulhrs_epi16(y1, inverse));
     const __mmask64 beyond = _mm512_movepi8_mask(v);
@@ -329,21 +341,20 @@ void search_group(const Format& f, const Search& search, const float* y, const i
     down = _mm512_mask_sub_epi8(down, beyond, v, bottom);
     const __m512i plus = _mm512_mask_blend_epi8(negative, up, down);
     const __m512i minus = _mm512_mask_blend_epi8(negative, down, up);
-    const __m512i zero = _mm512_setzero_si512();
-    squares[2 * step] = _mm512_dpbusd_epi32(zero, plus, plus);
-    squares[2 * step + 1] = _mm512_dpbusd_epi32(zero, minus, minus);
+    squares[2 * step] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), plus, plus);
+    squares[2 * step + 1] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), minus, minus);
   }
-  const __m512i weights0 = _mm512_load_si512(search.weight), weights1 = _mm512_load_si512(search.weight + 16);
-  __m512i errors[4];
+  const __m512i weights0 = _mm512_load_si512(search.weight);
+  const __m512i weights1 = _mm512_load_si512(search.weight + 16);
+  __m512i errors[4];  // of two steps each, with both signs
 #pragma GCC unroll 4
   for (int q = 0; q < 4; q++) {
     __m512i sums = sums_of_four(squares + 4 * q);
     if constexpr (B == 32) sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0xB1));
     const int a = f.steps[2 * q], b = f.steps[2 * q + 1];
-    __m512i row = _mm512_add_epi32(from, _mm512_set_epi32(b, b, a, a, b, b, a, a, b, b, a, a, b, b, a, a));
-    row = _mm512_max_epi32(_mm512_setzero_si512(), row);
-    row = _mm512_sub_epi32(_mm512_min_epi32(_mm512_set1_epi32(kLargestS1E4M3), row), base);
-    errors[q] = _mm512_mullo_epi32(sums, _mm512_permutex2var_epi32(weights0, row, weights1));
+    const __m512i rows =
+        table_rows<Clip>(from, base, _mm512_broadcast_i32x4(_mm_set_epi32(b, b, a, a)));
+    errors[q] = _mm512_mullo_epi32(sums, _mm512_permutex2var_epi32(weights0, rows, weights1));
   }
   __m512i least = _mm512_min_epi32(_mm512_min_epi32(errors[0], errors[1]),
                                    _mm512_min_epi32(errors[2], errors[3]));
@@ -356,6 +367,15 @@ void search_group(const Format& f, const Search& search, const float* y, const i
     for (int q = 0; q < 4; q++) candidates |= (equal[q] >> (block * B / 4) & 15) << (4 * q);
     best[block] = __builtin_ctz(candidates);
   }
+}
+
+template <int B>
+INLINE void search_group(const Format& f, const Search& search, const float* y, const int* start,
+                         int* best) {
+  bool clip = false;
+  for (int i = 0; i < kGroup / B; i++) clip |= start[i] < 8 || start[i] > kLargestS1E4M3 - 8;
+  if (clip) search_lanes<B, true>(f, search, y, start, best);
+  else search_lanes<B, false>(f, search, y, start, best);
 }
 
 #else
@@ -411,7 +431,7 @@ void search_group(const Format& f, const Search& search, const float* y, const i
 
 // Quantize up to 64 elements; y has room for 64.
 template <int B, int Bits>
-void quantize_group(const Format& f, const Search& search, float* y, uint8_t* codes,
+INLINE void quantize_group(const Format& f, const Search& search, float* y, uint8_t* codes,
                     uint8_t* scales, int blocks) {
   constexpr int kBlocks = kGroup / B;
   int start[kBlocks], best[kBlocks];
@@ -474,11 +494,17 @@ void quantize_s1e4m3(const Format& f, const float* x, float whole, uint8_t* code
 // ---- Rows --------------------------------------------------------------------------------------
 
 // Eight codes of `bits` bits, a byte each, become 8 * bits bits without gaps; and back.
+#ifdef __AVX512VBMI__  // whose processors all have a fast PEXT
+inline uint64_t squeeze(uint64_t x, int bits) {
+  return _pext_u64(x, 0x0101010101010101 * ((1u << bits) - 1));
+}
+#else
 inline uint64_t squeeze(uint64_t x, int bits) {
   x = (x & 0x00FF00FF00FF00FF) | ((x & 0xFF00FF00FF00FF00) >> (8 - bits));
   x = (x & 0x0000FFFF0000FFFF) | ((x & 0xFFFF0000FFFF0000) >> (16 - 2 * bits));
   return (x & 0xFFFFFFFF) | (x >> 32 << 4 * bits);
 }
+#endif
 
 inline uint64_t spread(uint64_t x, int bits) {
   const uint64_t one = (1u << bits) - 1, two = (1u << 2 * bits) - 1, four = (1ull << 4 * bits) - 1;
@@ -491,6 +517,10 @@ inline uint64_t spread(uint64_t x, int bits) {
 // All but the last bytes of a row move eight at a time: a fixed size is one instruction.
 void pack_row(const uint8_t* codes, int64_t cols, int bits, uint8_t* packed) {
   const int64_t bytes = ceil_divide(cols * bits, 8);
+  if (bits == 4) {  // a loop that the compiler turns into vectors
+    for (int64_t i = 0; i < bytes; i++) packed[i] = uint8_t(codes[2 * i] | codes[2 * i + 1] << 4);
+    return;
+  }
   for (int64_t i = 0, at = 0; at < bytes; i += 8, at += bits) {
     uint64_t eight;
     std::memcpy(&eight, codes + i, 8);

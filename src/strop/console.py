@@ -78,10 +78,8 @@ def quantity(value: float, unit: str) -> str:
     """Format a count with its unit, bytes with a decimal prefix: 12.3 MB, 512 tokens."""
     if unit != "B":
         return f"{value:,.0f} {unit}".rstrip()
-    for prefix in ("", "k", "M", "G"):
-        if value < 1000:
-            break
+    prefixes = ["", "k", "M", "G", "T"]
+    while value >= 1000 and len(prefixes) > 1:
         value /= 1000
-    else:
-        prefix = "T"
-    return f"{value:.{0 if prefix == '' else 1}f} {prefix}B"
+        prefixes.pop(0)
+    return f"{value:.{1 if prefixes[0] else 0}f} {prefixes[0]}B"

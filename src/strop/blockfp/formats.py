@@ -58,9 +58,7 @@ class Format:
     code_bits: int  #: bits of one element code
     scale: Scale  #: how a block's scale is stored
     values: tuple[float, ...]  #: the value of each code; NaN where a code is never a number
-    sign_magnitude: (
-        bool  #: the top bit of a code is its sign (so that -0 exists), else ordered codes
-    )
+    sign_magnitude: bool  #: whether the top bit of a code is a sign, so that -0 exists
     mantissa_bits: int  #: explicit mantissa bits of an element just below its largest (for EVEN)
     scale_rule: ScaleRule = ScaleRule.FLOOR  #: the default rule for power-of-two scales
     rounding: Rounding = Rounding.EVEN  #: the default rounding of elements

@@ -171,7 +171,7 @@ def thresholds(format: Format, rounding: Rounding) -> Floats:
 
 
 def encode(v: Floats, format: Format, rounding: Rounding) -> Bytes:
-    """Return the codes of numbers that are divided by their scale; beyond the ends they saturate."""
+    """Return the codes of numbers divided by their scale; beyond the ends they saturate."""
     steps = thresholds(format, rounding)
     _, codes = ladder(format)
     if format.sign_magnitude:

@@ -43,7 +43,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def make_directory(path: Path) -> None:
-    """Create `path` and its parents. Raises StropError when a file or a permission is in the way."""
+    """Create `path` and its parents. Raises StropError if a file or a permission is in the way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
