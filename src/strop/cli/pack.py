@@ -16,7 +16,7 @@ def pack(
     ],
     format: Annotated[
         str, typer.Option("--format", "-f", help="Number format; `strop formats list` shows all.")
-    ] = "bfp4",
+    ] = "bfp5",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Directory to write; NAME-FORMAT if left out."),
@@ -86,7 +86,7 @@ def unpack(
 
     Example:
 
-        strop unpack smollm2-bfp4 -o smollm2-plain
+        strop unpack smollm2-bfp5 -o smollm2-plain
     """
     from strop import models
 

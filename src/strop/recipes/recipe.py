@@ -4,7 +4,7 @@
     stages:
       - pack:
           model: smollm2
-          format: bfp4
+          format: bfp5
       - check:
           candidate: ${pack}
           against: smollm2

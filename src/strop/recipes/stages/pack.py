@@ -23,7 +23,7 @@ from strop.recipes.stage import (
 from strop.recipes.svg import Bar, bars
 
 OUTPUT = "model"  # directory of the packed model
-DEFAULT_FORMAT = FormatName("bfp4")
+DEFAULT_FORMAT = FormatName("bfp5")
 
 
 @dataclass(frozen=True)
