@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test test-all lint docs bench clean
+.PHONY: help quickstart test lint docs bench-quantize bench-quality clean
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
 quickstart: $(VENV)/.installed  ## a real model through pack, check, generate and report
 	$(BIN)/strop run examples/quickstart.yaml
 
+# One thread each: two tests at a time keep two cores busy, and torch on small models is faster so.
 test: $(VENV)/.installed-dev  ## unit tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: $(VENV)/.installed-dev  ## style, types and the import floors
 	$(BIN)/ruff check .
@@ -21,7 +25,15 @@ lint: $(VENV)/.installed-dev  ## style, types and the import floors
 docs: $(VENV)/.installed-dev  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
-clean:
+bench-quantize: $(VENV)/.installed  ## speed of quantizing, a minute
+	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-quality: $(VENV)/.installed  ## quality of every format, half an hour; needs STROP_DATA
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/tables.py
+
+clean:  ## remove what was built and run, not the models in the cache
 	rm -rf $(VENV) build site runs
 
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
@@ -31,6 +43,7 @@ $(VENV)/bin/python:
 
 # torch first and alone: an open range in another package would fetch a build with CUDA.
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(PIP) torch
 	$(PIP) --editable '.[torch,report]'
 	touch $@

@@ -93,7 +93,7 @@ struct Layout {  // owns the tables that a Format points to
     if (!steps.empty() && (code_bits < 4 || code_bits > 6))
       throw std::invalid_argument("the scale search takes 4 to 6 bits");
     if (!steps.empty() && steps.size() != kSteps)
-      throw std::invalid_argument("the scale search takes eight steps");
+      throw std::invalid_argument("the scale search takes four steps");
     for (int step : steps)
       if (step < -8 || step > 8) throw std::invalid_argument("scale steps must be within -8..8");
     format = {block, code_bits, Scale(scale), Element(element), Rule::floor, false, mantissa_bits,

@@ -17,7 +17,7 @@ enum class Element : int {
   ladder,           // any rising list of up to 64 integers, coded by position
 };
 
-constexpr int kSteps = 8;  // that the scale search tries
+constexpr int kSteps = 4;  // that the scale search tries
 
 struct Format {
   int block;      // elements that share a scale: 16 or 32

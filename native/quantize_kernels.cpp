@@ -325,8 +325,9 @@ INLINE void search_lanes(const Format& f, const Search& search, const float* y, 
   // Beyond 127 the nearest value is the last one of the ladder.
   const __m512i top = _mm512_set1_epi8(char(f.values[(1 << f.code_bits) - 1]));
   const __m512i bottom = _mm512_set1_epi8(char(-f.values[0]));
+  static_assert(kSteps == 4);
   __m512i squares[2 * kSteps];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
   for (int step = 0; step < kSteps; step++) {
     const __m512i rows = table_rows<Clip>(from, base, _mm512_set1_epi32(f.steps[step]));
     // An element of 16 bits needs its row in 16 bits: copy the low half into the high one.
@@ -346,26 +347,24 @@ INLINE void search_lanes(const Format& f, const Search& search, const float* y, 
   }
   const __m512i weights0 = _mm512_load_si512(search.weight);
   const __m512i weights1 = _mm512_load_si512(search.weight + 16);
-  __m512i errors[4];  // of two steps each, with both signs
-#pragma GCC unroll 4
-  for (int q = 0; q < 4; q++) {
-    __m512i sums = sums_of_four(squares + 4 * q);
+  __m512i errors[2];  // of two steps each, with both signs
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    __m512i sums = sums_of_four(squares + 4 * half);
     if constexpr (B == 32) sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0xB1));
-    const int a = f.steps[2 * q], b = f.steps[2 * q + 1];
+    const int a = f.steps[2 * half], b = f.steps[2 * half + 1];
     const __m512i rows =
         table_rows<Clip>(from, base, _mm512_broadcast_i32x4(_mm_set_epi32(b, b, a, a)));
-    errors[q] = _mm512_mullo_epi32(sums, _mm512_permutex2var_epi32(weights0, rows, weights1));
+    errors[half] = _mm512_mullo_epi32(sums, _mm512_permutex2var_epi32(weights0, rows, weights1));
   }
-  __m512i least = _mm512_min_epi32(_mm512_min_epi32(errors[0], errors[1]),
-                                   _mm512_min_epi32(errors[2], errors[3]));
+  __m512i least = _mm512_min_epi32(errors[0], errors[1]);
   least = _mm512_min_epi32(least, _mm512_shuffle_epi32(least, _MM_PERM_BADC));
   least = _mm512_min_epi32(least, _mm512_shuffle_epi32(least, _MM_PERM_CDAB));
-  uint32_t equal[4];
-  for (int q = 0; q < 4; q++) equal[q] = _mm512_cmpeq_epi32_mask(errors[q], least);
+  const uint32_t equal[2] = {_mm512_cmpeq_epi32_mask(errors[0], least),
+                             _mm512_cmpeq_epi32_mask(errors[1], least)};
   for (int block = 0; block < kGroup / B; block++) {
-    uint32_t candidates = 0;
-    for (int q = 0; q < 4; q++) candidates |= (equal[q] >> (block * B / 4) & 15) << (4 * q);
-    best[block] = __builtin_ctz(candidates);
+    const int lane = block * B / 4;
+    best[block] = __builtin_ctz((equal[0] >> lane & 15) | (equal[1] >> lane & 15) << 4);
   }
 }
 

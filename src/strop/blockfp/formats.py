@@ -219,7 +219,7 @@ def _bfp(
     )
 
 
-SEARCH = (0, 1, -1, -2, -3, -4, -5, -6)
+SEARCH = (0, 1, 2, -1)
 
 FORMATS: dict[str, Format] = {
     row.name: row

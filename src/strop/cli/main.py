@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -25,9 +26,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Make small open language models smaller, better and faster on the machine you have, "
-    "and measure every step.",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Make small open models smaller, better and faster on the machine you have, and measure it."""
+    if version:
+        from strop import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 app.command()(run)
 app.command()(pack)
 app.command()(unpack)
