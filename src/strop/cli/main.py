@@ -29,18 +29,23 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
-    ] = False,
-) -> None:
-    """Make small open models smaller, better and faster on the machine you have, and measure it."""
-    if version:
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
         from strop import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Make small open models smaller, better and faster on the machine you have, and measure it."""
 
 
 app.command()(run)
