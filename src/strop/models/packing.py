@@ -136,7 +136,11 @@ def by_kind(summary: PackSummary) -> list[KindSummary]:
     result = []
     for (kind, format), rows in groups.items():
         sizes = [math.prod(row.shape) for row in rows]
-        lossy = [(row.snr_db, size) for row, size in zip(rows, sizes, strict=True) if row.snr_db]
+        lossy = [
+            (row.snr_db, size)
+            for row, size in zip(rows, sizes, strict=True)
+            if row.snr_db is not None
+        ]
         bits = sum(row.bits_per_weight * size for row, size in zip(rows, sizes, strict=True))
         snr = (
             sum(db * size for db, size in lossy) / sum(size for _, size in lossy) if lossy else None
@@ -181,6 +185,8 @@ def packed_parts(
         shape, kind = checkpoint.shape(name), tensor_kind(name)
         if name in formats:
             values = checkpoint.read(name).astype(np.float32, copy=False)
+            if not np.isfinite(values).all():
+                raise StropError(f"{checkpoint.directory}: {name} holds NaN or infinity")
             block = quantize(values, formats[name])
             yield block.codes
             yield block.scales
@@ -199,12 +205,13 @@ def packed_parts(
 
 def signal_to_noise(values: NDArray[np.float32], restored: NDArray[np.float32]) -> float | None:
     """Return 10 log10(sum of squares / sum of squared errors); None if nothing was lost."""
-    error = restored - values
-    noise = float(np.dot(error.ravel(), error.ravel()))
-    signal = float(np.dot(values.ravel(), values.ravel()))
-    if noise == 0 or not math.isfinite(signal / noise):
-        return None
-    return 10 * math.log10(signal / noise) if signal else 0.0
+    noise = power(restored - values)
+    return 10 * math.log10(power(values) / noise) if noise else None
+
+
+def power(values: NDArray[np.float32]) -> float:
+    """Return the sum of squares, added in float64."""
+    return float(np.einsum("i,i->", values.ravel(), values.ravel(), dtype=np.float64))
 
 
 def copy_companions(source: Path, target: Path) -> None:
