@@ -127,7 +127,7 @@ def test_an_empty_prompt_starts_at_the_beginning_token(model, tiny_model):
 def test_bad_input_is_one_line(tiny_model, tmp_path):
     assert fails("generate", tiny_model, "x", "--top-p", 2).startswith("top_p must be")
     assert fails("generate", tmp_path / "none", "x")
-    assert "--raw" in fails("generate", tiny_model, "x", "--raw", "--system", "y")
+    assert "leave out raw" in fails("generate", tiny_model, "x", "--raw", "--system", "y")
     assert "holds 512" in fails("generate", tiny_model, "x" * 600)
     assert fails("generate", tiny_model, "a\udcffb")
     assert "not UTF-8" in fails("generate", tiny_model, "-", stdin=b"ab\xff")

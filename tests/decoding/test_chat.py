@@ -1,6 +1,13 @@
 import pytest
 
-from strop.decoding import GREEDY, Conversation, Sampling, chat_tokens, complete
+from strop.decoding import (
+    GREEDY,
+    Conversation,
+    Sampling,
+    chat_tokens,
+    complete,
+    prompt_tokens,
+)
 from strop.errors import StropError
 
 SHORT = Sampling(max_tokens=20)
@@ -117,3 +124,16 @@ def test_a_pass_that_was_broken_off_leaves_nothing_behind(fake, monkeypatch):
 def test_a_model_without_a_template_says_so(fake):
     with pytest.raises(StropError, match="no chat template"):
         Conversation(fake(template=None), SHORT).reply("hello")
+
+
+def test_a_prompt_is_a_message_where_there_is_a_template(fake):
+    tokenizer = fake().tokenizer
+    user = {"role": "user", "content": "hello"}
+    system = {"role": "system", "content": "be brief"}
+    assert prompt_tokens(tokenizer, "hello") == chat_tokens(tokenizer, [user])
+    assert prompt_tokens(tokenizer, "hello", "be brief") == chat_tokens(tokenizer, [system, user])
+    assert prompt_tokens(tokenizer, "hello", raw=True) == tokenizer.encode("hello")
+    assert prompt_tokens(tokenizer, "") == tokenizer.encode("")
+    for text, raw in (("hello", True), ("", False)):
+        with pytest.raises(StropError, match="a system message needs a chat template"):
+            prompt_tokens(tokenizer, text, "be brief", raw)

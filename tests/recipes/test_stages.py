@@ -96,7 +96,7 @@ def test_a_model_counts_by_its_contents(tiny_model: Path, tmp_path: Path) -> Non
         ("check.chunk=1024", "stage 'check': .*has a context of 512 tokens"),
         ("check.tokens=100", "stage 'check': 100 tokens are too few"),
         ("pack.overrides={nothing: bfp8}", "stage 'pack': no matrix is called 'nothing'"),
-        ("generate.raw=true", "stage 'generate': the option 'system' needs"),
+        ("generate.raw=true", "stage 'generate': a system message needs"),
     ],
 )
 def test_a_stage_that_refuses_is_named(tiny_model: Path, setting: str, message: str) -> None:

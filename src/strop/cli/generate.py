@@ -13,7 +13,7 @@ from strop.errors import StropError
 
 if TYPE_CHECKING:
     from strop.decoding import Delta, Sampling, Statistics
-    from strop.models.interface import Model
+    from strop.models import Tokenizer
 
 SAMPLING = "Sampling"  # heading of these options in --help
 
@@ -121,7 +121,7 @@ def generate(
 
       cat letter.txt | strop generate smollm2 - --system "Summarise this." --json
     """
-    from strop.decoding import collect
+    from strop.decoding import collect, prompt_tokens
     from strop.decoding import generate as decode
     from strop.models import load
 
@@ -137,7 +137,8 @@ def generate(
     )
     text = read_prompt() if prompt == "-" else prompt
     loaded = load(model)
-    deltas = decode(loaded, prompt_tokens(loaded, text, raw, system), sampling)
+    deltas = decode(loaded, prompt_tokens(loaded.tokenizer, text, system, raw), sampling)
+    say(sent_as(loaded.tokenizer, text, raw))
     if as_json:
         completion = collect(deltas)
         print(json.dumps(completion.to_json(), ensure_ascii=False))
@@ -165,26 +166,15 @@ def read_prompt() -> str:
         raise StropError(f"standard input: not UTF-8 text (byte {error.start})") from error
 
 
-def prompt_tokens(model: Model, text: str, raw: bool, system: str | None) -> list[int]:
-    """Encode the prompt, in the model's chat template where there is one, and say which it was."""
-    from strop.decoding import chat_tokens
-
-    tokenizer = model.tokenizer
-    if not raw and text and tokenizer.template is not None:
-        say("prompt sent as a chat message (--raw continues it as it is)")
-        messages = [{"role": "system", "content": system}] if system else []
-        return chat_tokens(tokenizer, [*messages, {"role": "user", "content": text}])
-    if system:
-        raise StropError(
-            "--system needs a chat template and a prompt: "
-            + ("leave out --raw" if raw else "this model or this prompt has none")
-        )
-    if text:
-        reason = "" if raw else " (the model has no chat template)"
-        say(f"prompt continued as it is{reason}")
-    else:
-        say("empty prompt: generating from the beginning-of-text token")
-    return tokenizer.encode(text)
+def sent_as(tokenizer: Tokenizer, text: str, raw: bool) -> str:
+    """Say what `strop.decoding.prompt_tokens` makes of the prompt."""
+    if not text:
+        return "empty prompt: generating from the beginning-of-text token"
+    if raw:
+        return "prompt continued as it is"
+    if tokenizer.template is None:
+        return "prompt continued as it is (the model has no chat template)"
+    return "prompt sent as a chat message (--raw continues it as it is)"
 
 
 def show(delta: Delta) -> None:

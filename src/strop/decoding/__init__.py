@@ -1,7 +1,7 @@
 """Generation: sampling, the plain decoding loop, and conversations."""
 
 from strop.decoding.cache import CachedSession
-from strop.decoding.chat import Conversation, chat_tokens
+from strop.decoding.chat import Conversation, chat_tokens, prompt_tokens
 from strop.decoding.generate import (
     Completion,
     Delta,
@@ -33,5 +33,6 @@ __all__ = [
     "complete",
     "generate",
     "gumbel",
+    "prompt_tokens",
     "sample",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from strop.decoding.cache import CachedSession
 from strop.decoding.generate import Delta, generate
 from strop.decoding.sampling import Sampling
+from strop.errors import StropError
 from strop.models.interface import Model
 from strop.models.tokenizer import Tokenizer
 
@@ -20,6 +21,23 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """
     # The template writes the beginning-of-text token itself where the model wants one.
     return tokenizer.encode(tokenizer.chat(list(messages)), special=False)
+
+
+def prompt_tokens(
+    tokenizer: Tokenizer, text: str, system: str | None = None, raw: bool = False
+) -> list[int]:
+    """Return the tokens of one prompt, as a user's message where there is a chat template.
+
+    With `raw`, without a template or without text it is encoded as it is. Raises StropError for a
+    `system` message that has no place then.
+    """
+    if not raw and text and tokenizer.template is not None:
+        messages = [{"role": "system", "content": system}] if system else []
+        return chat_tokens(tokenizer, [*messages, {"role": "user", "content": text}])
+    if system:
+        reason = "leave out raw" if raw else "this model or this prompt has none"
+        raise StropError(f"a system message needs a chat template and a prompt: {reason}")
+    return tokenizer.encode(text)
 
 
 class Conversation:

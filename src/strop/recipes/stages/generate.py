@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from strop.console import progress
 from strop.data import read_text, write_text
-from strop.decoding import Sampling, chat_tokens, complete
+from strop.decoding import Sampling, complete, prompt_tokens
 from strop.errors import StropError
-from strop.models import Tokenizer
 from strop.recipes.options import ModelReference, label
 from strop.recipes.stage import Context, Finished, Metrics, Sample, Section, Stage
 
@@ -50,30 +50,22 @@ def run(options: GenerateOptions, context: Context) -> Metrics:
 
     model = load(options.model)
     rows: list[dict[str, Any]] = []
-    for prompt in options.prompts:
-        tokens = prompt_tokens(model.tokenizer, options, prompt)
-        completion = complete(model, tokens, options.sampling(context.seed))
-        rows.append(
-            {
-                "prompt": prompt,
-                "completion": completion.text,
-                "tokens": len(completion.tokens),
-                "finish_reason": completion.finish_reason,
-            }
-        )
+    with progress("generating", len(options.prompts), "prompts") as advance:
+        for prompt in options.prompts:
+            tokens = prompt_tokens(model.tokenizer, prompt, options.system, options.raw)
+            completion = complete(model, tokens, options.sampling(context.seed))
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "completion": completion.text,
+                    "tokens": len(completion.tokens),
+                    "finish_reason": completion.finish_reason,
+                }
+            )
+            advance(1)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(context.directory / OUTPUT, "".join(lines))
     return {"prompts": len(rows), "generated_tokens": sum(row["tokens"] for row in rows)}
-
-
-def prompt_tokens(tokenizer: Tokenizer, options: GenerateOptions, prompt: str) -> list[int]:
-    """Encode a prompt, in the chat template where there is one and it is wanted."""
-    if options.raw or tokenizer.template is None:
-        if options.system:
-            raise StropError("the option 'system' needs a model with a chat template, and not raw")
-        return tokenizer.encode(prompt)
-    messages = [{"role": "system", "content": options.system}] if options.system else []
-    return chat_tokens(tokenizer, [*messages, {"role": "user", "content": prompt}])
 
 
 def describe(options: GenerateOptions) -> str:
