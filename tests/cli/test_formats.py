@@ -50,3 +50,8 @@ def test_compare_writes_table_csv_and_plot(tiny_model, tmp_path, monkeypatch, ca
 def test_a_misspelt_format_is_found_before_the_model_is(monkeypatch, capsys):
     assert run(monkeypatch, "compare", "no-such-model", "--formats", "bpf4") == 2
     assert "unknown format 'bpf4': did you mean 'bfp4'?" in capsys.readouterr().err
+
+
+def test_a_plot_that_cannot_be_drawn_is_found_before_the_model_is(monkeypatch, capsys):
+    assert run(monkeypatch, "compare", "no-such-model", "--plot", "plot.pdf") == 2
+    assert "plot.pdf: a plot is written as .svg or .png" in capsys.readouterr().err

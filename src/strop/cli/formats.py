@@ -73,12 +73,22 @@ def compare(
         Path, typer.Option(metavar="DIR", help="Where rows are kept, so that work resumes.")
     ] = Path("runs/formats"),
 ) -> None:
-    """Measure every format on a model: bits, signal-to-noise, perplexity and divergence."""
+    """Measure every format on a model: bits, signal-to-noise, perplexity and divergence.
+
+    Rows are kept as they are measured: the same command goes on where it was interrupted.
+
+    [bold]Examples[/bold]
+
+      strop formats compare smollm2 --formats bfp5,mxfp4 --no-activations
+
+      strop formats compare smollm2 --csv formats.csv --plot formats.svg
+    """
     from rich.console import Console
 
     from strop.data import read_text
     from strop.evaluation import (
         Plan,
+        check_plot,
         compare_formats,
         default_plans,
         default_text,
@@ -90,6 +100,8 @@ def compare(
     names = [name.strip() for name in formats.split(",")] if formats else default_plans()
     for name in names:
         Plan.parse(name)  # a misspelt name fails before the model is loaded
+    if plot:
+        check_plot(plot)
     content = read_text(text) if text else default_text()
     rows = compare_formats(
         load(model), names, content, output, tokens, chunk, activations=activations, seed=seed

@@ -2,7 +2,7 @@
 
 from strop.evaluation.check import CheckResult, check
 from strop.evaluation.formats import FormatRow, Plan, compare_formats, default_plans, write_csv
-from strop.evaluation.formats_plot import plot_formats
+from strop.evaluation.formats_plot import check_plot, plot_formats
 from strop.evaluation.text import default_text
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "FormatRow",
     "Plan",
     "check",
+    "check_plot",
     "compare_formats",
     "default_plans",
     "default_text",

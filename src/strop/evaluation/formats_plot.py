@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,10 @@ def plot_formats(rows: Sequence[FormatRow], path: Path) -> None:
     line joins the formats that no smaller one beats. Raises StropError without matplotlib and for
     another suffix.
     """
-    if path.suffix not in (".svg", ".png"):
-        raise StropError(f"{path}: a plot is written as .svg or .png")
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report") from error
+    check_plot(path)
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     panels = [
         ("weights only", [row for row in rows if row.activations is None]),
@@ -87,6 +84,14 @@ def plot_formats(rows: Sequence[FormatRow], path: Path) -> None:
         with atomic_path(path) as partial:
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(partial, format=path.suffix[1:], metadata=metadata, dpi=110)
+
+
+def check_plot(path: Path) -> None:
+    """Raise StropError if `plot_formats` cannot draw to `path`; ask before long work."""
+    if path.suffix not in (".svg", ".png"):
+        raise StropError(f"{path}: a plot is written as .svg or .png")
+    if find_spec("matplotlib") is None:
+        raise missing_extra("matplotlib", "report")
 
 
 def family_of(name: str) -> Family:
