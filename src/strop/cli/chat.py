@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 def chat(
     model: Annotated[
         str,
-        typer.Argument(help="Alias (smollm2), directory, .gguf file or hub id.", metavar="MODEL"),
+        typer.Argument(
+            help="An alias (smollm2), a model directory, a .gguf file or a hub id.", metavar="MODEL"
+        ),
     ],
     system: System = None,
     temperature: Temperature = None,

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def check(
-    packed: Annotated[str, typer.Argument(metavar="PACKED", help="The model to check.")],
+    packed: Annotated[
+        str, typer.Argument(metavar="PACKED", help="The model to check: packed, or any other.")
+    ],
     against: Annotated[
         str | None,
         typer.Option(
@@ -33,7 +35,16 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure what packing cost: perplexity, divergence and agreement, with intervals."""
+    """Measure what packing cost: perplexity, divergence and agreement, with intervals.
+
+    Both models read the same pieces of text, and their difference is taken within each piece.
+
+    [bold]Examples[/bold]
+
+      strop check small
+
+      strop check small --against smollm2 --text notes.txt --tokens 8192
+    """
     from rich.console import Console
 
     from strop.data import read_text

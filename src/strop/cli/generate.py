@@ -84,7 +84,9 @@ System = Annotated[str | None, typer.Option(help="Instruction that comes before 
 def generate(
     model: Annotated[
         str,
-        typer.Argument(help="Alias (smollm2), directory, .gguf file or hub id.", metavar="MODEL"),
+        typer.Argument(
+            help="An alias (smollm2), a model directory, a .gguf file or a hub id.", metavar="MODEL"
+        ),
     ],
     prompt: Annotated[
         str, typer.Argument(help="The text; - reads it from standard input.", metavar="PROMPT")
