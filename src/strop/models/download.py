@@ -104,6 +104,6 @@ def fetch_hub(name: str) -> Path:
     except Exception as error:  # which ones depends on the HTTP library underneath
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StropFailure(
-            f"no directory '{name}' here, and the hub cannot be reached: {first}"
+            f"no directory '{name}' here, and fetching it from the hub failed: {first}"
         ) from error
     return Path(snapshot)

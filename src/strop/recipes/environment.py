@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from strop.blockfp.tensor import threads
 
 #: Packages whose version can change a result.
 PACKAGES = ("strop", "numpy", "torch", "transformers", "tokenizers", "safetensors", "gguf")
@@ -39,7 +40,7 @@ def environment() -> dict[str, Any]:
     return {
         "processor": model or platform.processor() or platform.machine(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
-        "cores": usable_cores(),
+        "cores": threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": system(),
         "python": platform.python_version(),
@@ -55,13 +56,6 @@ def processor(lines: list[str]) -> tuple[str, set[str]]:
         found.setdefault(key.strip().lower(), value.strip())
     flags = found.get("flags", found.get("features", ""))
     return found.get("model name", ""), set(flags.split())
-
-
-def usable_cores() -> int:
-    """Return the number of logical processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def system() -> str:
@@ -83,7 +77,7 @@ def versions() -> dict[str, str]:
 
 
 def reset_peak_memory() -> None:
-    """Start a new measurement of peak memory, where the system can (Linux)."""
+    """Start a new measurement of peak memory, where the system allows it."""
     clear = Path("/proc/self/clear_refs")
     if os.access(clear, os.W_OK):
         clear.write_text("5")  # see proc(5): resets VmHWM
@@ -94,8 +88,7 @@ def peak_memory() -> int:
     for line in read_lines(Path("/proc/self/status")):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # where /proc is not mounted
 
 
 def read_lines(path: Path) -> list[str]:
