@@ -31,7 +31,7 @@ class PackOptions:
     """What to pack, and how."""
 
     model: ModelReference  #: the model to pack
-    format: FormatName = DEFAULT_FORMAT  #: number format, or plan, of the weights
+    format: FormatName = DEFAULT_FORMAT  #: number format of the matrices
     #: pattern of tensor names to a format or "keep"; the last one that matches holds
     overrides: dict[str, TensorFormat] = field(default_factory=dict)
 
