@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from strop.data import read_json, read_text, write_json
+from strop.data import read_json, read_text, sha256_json, write_json
 from strop.evaluation import CheckResult, check, compare_formats, default_plans, plot_formats
 from strop.models import Model, load, tensor_kind
 from strop.recipes.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "smollm2"
+#: name -> types of linear layers, and of embedding and head
 BASELINES = {"GGUF Q8_0": ("Q8_0", "Q8_0"), "GGUF Q4_0": ("Q4_0", "Q8_0")}
 
 
@@ -30,7 +31,8 @@ def gguf_row(
     name: str, source: Model, text: str, tokens: int, output: Path
 ) -> tuple[float, CheckResult]:
     """Quantize a second copy of the model as GGUF would, and check it: bits per weight, result."""
-    path = output / f"{name.replace(' ', '-')}-{tokens}.json"
+    key = sha256_json([name, source.fingerprint, text, tokens])[:12]
+    path = output / f"{name.replace(' ', '-')}-{key}.json"
     if path.exists():
         row = read_json(path)
         return row["bits"], CheckResult.from_json(row["check"])
@@ -39,6 +41,7 @@ def gguf_row(
 
     candidate = load(MODEL)
     network: Any = candidate.network  # type: ignore[attr-defined]
+    linear, embedding = (GGMLQuantizationType[kind] for kind in BASELINES[name])
     bits = weights = 0
     with torch.no_grad():
         for parameter_name, parameter in network.named_parameters():
@@ -46,8 +49,7 @@ def gguf_row(
             if parameter.ndim != 2:
                 bits += 32 * parameter.numel()
                 continue
-            embedding = tensor_kind(parameter_name) in ("embedding", "head")
-            kind = GGMLQuantizationType[BASELINES[name][embedding]]
+            kind = embedding if tensor_kind(parameter_name) in ("embedding", "head") else linear
             packed = quants.quantize(parameter.numpy(), kind)
             bits += 8 * packed.nbytes
             parameter.copy_(torch.from_numpy(quants.dequantize(packed, kind).astype(np.float32)))

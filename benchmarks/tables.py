@@ -13,8 +13,7 @@ between which the rows of benchmarks/results/NAME.json go. Schema of a result fi
     {"name": ..., "title": ..., "machine": {...}, "model": ..., "text": ...,
      "rows": [{"column": value, ...}, ...]}
 
-The keys of the first row are the columns; "title", "model" and "text" are optional. A file that
-does not exist yet gives no table.
+The keys of the first row are the columns; "title", "model" and "text" are optional.
 """
 
 from __future__ import annotations
@@ -41,11 +40,8 @@ def filled(page: str) -> str:
 
 
 def table(name: str) -> str:
-    """Return the table of a result file, nothing if there is no such file."""
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        return ""
-    result = json.loads(path.read_text(encoding="utf-8"))
+    """Return the table of a result file."""
+    result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     columns = list(result["rows"][0])
     lines = [
         f"\n{caption(result)}\n",

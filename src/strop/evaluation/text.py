@@ -17,6 +17,8 @@ MIN_CHUNKS = 8
 #: Parts of the standard library that some systems leave out, or that are no documentation.
 SKIPPED = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages"})
 
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 
 @cache
 def default_text() -> str:
@@ -35,13 +37,13 @@ def default_text() -> str:
     return "\n\n".join(strings)
 
 
-def documentation(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
+def documentation(node: Documented) -> Iterator[str]:
     """Yield the documentation strings of a module, class or function and of what it defines."""
     own = ast.get_docstring(node)
     if own:
         yield own
     for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef):
+        if isinstance(child, Documented):
             yield from documentation(child)
 
 

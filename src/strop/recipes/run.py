@@ -119,8 +119,8 @@ def execute(
         except StropError as error:
             raise type(error)(f"stage '{step.name}': {error}") from error
         seconds = time.monotonic() - start
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
         write_json(partial / "metrics.json", metrics)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = {
             **plan,
             "outputs": {
@@ -163,7 +163,7 @@ def why(target: Path, plan: Mapping[str, Any]) -> str | None:
         return "changed: " + ", ".join(changes(manifest, plan))
     for name, record in manifest["outputs"].items():
         path = target / name
-        if not path.is_file() or path.stat().st_size != record["bytes"]:
+        if not path.is_file() or sha256_file(path) != record["sha256"]:
             return f"its {name} is not as it was written"
     return None
 
