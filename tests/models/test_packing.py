@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from strop.blockfp import dequantize, get_format, quantize
 from strop.errors import StropError
 from strop.models import by_kind, open_checkpoint, pack, unpack
+from strop.models.packed import describe, packed_tensors
 
 
 def change(source: Path, target: Path, **tensors: np.ndarray) -> Path:
@@ -129,3 +134,164 @@ def test_a_directory_of_another_layout_or_table_is_refused(
     path.write_text(json.dumps(config))
     with pytest.raises(StropError, match="packed with layout 2, this version of strop reads"):
         unpack(tmp_path / "packed", tmp_path / "plain")
+
+
+def test_nothing_but_an_own_model_is_replaced(tiny_model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    pack(str(tiny_model), "bfp5", mine)  # an empty directory is free
+    pack(str(tiny_model), "bfp8", mine)
+    unpack(mine, tmp_path / "plain")
+    unpack(mine, tmp_path / "plain")
+    (mine / "results.csv").write_text("a week of work")
+    with pytest.raises(StropError, match=r"holds results.csv, which strop did not write"):
+        pack(str(tiny_model), "bfp5", mine)
+    theirs = tmp_path / "theirs"  # a model, but not one that strop wrote
+    shutil.copytree(tiny_model, theirs)
+    with pytest.raises(StropError, match=r"holds model.safetensors, which strop did not write"):
+        unpack(mine, theirs)
+    (tmp_path / "file").touch()
+    with pytest.raises(StropError, match="is a file: name a directory"):
+        pack(str(tiny_model), "bfp5", tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine", "plain", "theirs"]
+    assert (mine / "results.csv").exists()
+
+
+def test_the_source_is_never_replaced(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "models" / "source"
+    shutil.copytree(tiny_model, source)
+    for output in (source, source.parent, tmp_path, source / ".." / "source", Path("/")):
+        with pytest.raises(StropError, match="would replace the source"):
+            pack(str(source), "bfp5", output)
+    pack(str(source), "bfp5", tmp_path / "packed")
+    with pytest.raises(StropError, match="would replace the source"):
+        unpack(tmp_path / "packed", tmp_path / "packed")
+    monkeypatch.chdir(tmp_path / "packed")
+    with pytest.raises(StropError, match="would replace the current directory"):
+        pack(str(source), "bfp5", Path())
+    assert (
+        load_file(source / "model.safetensors").keys()
+        == load_file(tiny_model / "model.safetensors").keys()
+    )
+
+
+def test_odd_tensors_are_kept_or_packed_whole(tiny_model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    odd = {
+        "ragged.weight": rng.normal(size=(7, 45)).astype(np.float32),
+        "narrow.weight": rng.normal(size=(7, 1)).astype(np.float32),
+        "zeros.weight": np.zeros((4, 40), np.float32),
+        "no_rows.weight": np.zeros((0, 7), np.float32),
+        "no_columns.weight": np.zeros((7, 0), np.float32),
+        "mask": np.tril(np.ones((8, 8), bool)),
+        "table.weight": np.arange(64, dtype=np.int32).reshape(8, 8),
+        "cube.weight": rng.normal(size=(2, 3, 4)).astype(np.float32),
+        "scalar": np.array(3, np.float32),
+    }
+    model = change(tiny_model, tmp_path / "model", **odd)
+    summary = pack(str(model), "bfp5", tmp_path / "packed")
+    packed = {row.name for row in summary.tensors if row.format == "bfp5"}
+    assert packed & odd.keys() == {"ragged.weight", "narrow.weight", "zeros.weight"}
+    unpack(tmp_path / "packed", tmp_path / "plain")
+    after = load_file(tmp_path / "plain" / "model.safetensors")
+    for name, value in odd.items():
+        expected = dequantize(quantize(value, get_format("bfp5"))) if name in packed else value
+        assert after[name].dtype == expected.dtype
+        assert np.array_equal(after[name], expected), name
+
+
+def test_two_tensors_of_one_name_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    clash = {"model.embed_tokens.weight_codes": np.zeros(3, np.float32)}
+    model = change(tiny_model, tmp_path / "model", **clash)
+    with pytest.raises(StropError, match=r"two tensors would be stored as .*weight_codes"):
+        pack(str(model), "bfp5", tmp_path / "packed")
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("packed") / "packed"
+    pack(str(tiny_model), "nvfp4", directory)
+    return directory
+
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("codes", None),
+        ("scales", None),
+        ("tensor_scale", None),
+        ("codes", np.array(3, np.uint8)),
+        ("codes", np.zeros((264, 31), np.uint8)),
+        ("codes", np.zeros((263, 32), np.uint8)),
+        ("codes", np.zeros((264, 32), np.int8)),
+        ("codes", np.zeros((264, 2, 16), np.uint8)),
+        ("scales", np.zeros((264, 5), np.uint8)),
+        ("tensor_scale", np.array(1.0)),
+        ("tensor_scale", np.zeros(1, np.float32)),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(
+    part: str, value: np.ndarray | None, packed: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(packed, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors.pop(f"{EMBEDDING}_{part}")
+    if value is not None:
+        tensors[f"{EMBEDDING}_{part}"] = value
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(StropError, match=rf"{EMBEDDING}_(codes|scales|tensor_scale)( |$)"):
+        unpack(model, tmp_path / "plain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_quantization_config_gives_a_model_or_one_line(data: st.DataObject) -> None:
+    entry = {"format": "bfp5", "columns": 64}
+    quantization: Any = {
+        "layout": 1,
+        "formats": {"bfp5": describe(get_format("bfp5"))},
+        "tensors": {"a.weight": entry},
+    }
+    places = [
+        (quantization, ["layout", "formats", "tensors"]),
+        (quantization["formats"], ["bfp5", "bfp4"]),
+        (quantization["formats"]["bfp5"], ["block", "values", "scale"]),
+        (quantization["tensors"], ["a.weight", "b.weight"]),
+        (entry, ["format", "columns"]),
+    ]
+    place, keys = data.draw(st.sampled_from(places))
+    place[data.draw(st.sampled_from(keys))] = data.draw(JSON)
+    with contextlib.suppress(StropError):
+        packed_tensors("here", quantization)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_damage_to_the_header_is_noticed_or_harmless(
+    data: st.DataObject, packed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    raw = bytearray((packed / "model.safetensors").read_bytes())
+    header = 8 + int.from_bytes(raw[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
+    del raw[data.draw(st.just(len(raw)) | st.integers(0, len(raw))) :]
+    model = tmp_path_factory.mktemp("damaged") / "model"
+    shutil.copytree(packed, model)
+    (model / "model.safetensors").write_bytes(raw)
+    with contextlib.suppress(StropError):
+        unpack(model, model.parent / "plain")
+    assert {path.name for path in model.parent.iterdir()} <= {"model", "plain"}

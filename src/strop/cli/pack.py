@@ -49,7 +49,8 @@ def pack(
     from strop.console import quantity
 
     overrides = dict(split(entry) for entry in tensor or [])
-    target = output or Path(f"{Path(model).name.removesuffix('.gguf')}-{format}")
+    name = Path(model).expanduser().resolve().name if Path(model).is_dir() else model
+    target = output or Path(f"{Path(name).name.removesuffix('.gguf')}-{format}")
     summary = models.pack(model, format, target, overrides)
     table = Table("kind", "format", "tensors", "weights", "bits per weight", "SNR (dB)")
     for column in table.columns[2:]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +23,103 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` that takes its place when the block succeeds.
 
     The caller creates a file or a directory at the yielded path. On success it is flushed to disk
-    and renamed over `target` (an existing directory is replaced); on any error, Ctrl-C included,
-    it is removed. A process that dies leaves only a `.<name>.<random>.partial` entry behind, which
-    the next call for the same target removes.
+    and renamed over `target`: a file replaces a file, a directory a directory, a link stays and
+    what it leads to is replaced. On any error, Ctrl-C included, it is removed. A process that dies
+    leaves only a `.<name>.<random>.partial` entry behind, which the next call for the same target
+    removes. Raises StropError, naming the target, when it cannot be written (a full disk, say).
     """
     target = Path(target)
-    make_directory(target.parent)
-    for stale in target.parent.glob(f".{target.name}.*.partial"):
-        remove(stale)
-    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    partial = holder / target.name
+    place = Path(os.path.realpath(target))
+    make_directory(place.parent)
+    holder = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
+    lock = None
     try:
-        yield partial
-        flush(partial)
-        if target.is_dir() and not target.is_symlink():
-            # rename(2) does not replace a full directory: move the old one into the holder first.
-            target.rename(holder / "replaced")
-        partial.replace(target)
-        synchronize(target.parent)
+        for stale in place.parent.glob(f".{glob.escape(place.name)}.*.partial"):
+            remove_abandoned(stale)
+        lock = claim(holder)
+        yield holder / place.name
+        flush(holder / place.name)
+        put(holder / place.name, place)
+        synchronize(place.parent)
+    except OSError as error:
+        # A write that fails has no file name; other names are those of files that were read.
+        ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(holder)
+        if error.errno is None or not ours:
+            raise
+        raise StropError(f"cannot write {target}: {error.strerror}") from error
     finally:
-        remove(holder)
+        try:
+            shutil.rmtree(holder, ignore_errors=True)
+        except BaseException:  # Ctrl-C comes at any moment, this one too
+            shutil.rmtree(holder, ignore_errors=True)
+            raise
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def claim(holder: Path) -> int:
+    """Create a directory and lock it, which says that it is in use; return the lock."""
+    while True:
+        holder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            lock = lock_directory(holder, fcntl.LOCK_EX)
+            if holder.exists():
+                return lock
+            os.close(lock)
+        # Another process took it for abandoned before it was locked: once more.
+
+
+def remove_abandoned(holder: Path) -> None:
+    """Remove what a process that died left behind, but nothing that a living one works in."""
+    # A lock that is held means a living owner; what is gone, its owner has removed.
+    with suppress(FileNotFoundError, BlockingIOError):
+        lock = lock_directory(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            remove(holder)
+        finally:
+            os.close(lock)
+
+
+def lock_directory(path: Path, operation: int) -> int:
+    """Lock a directory; closing the descriptor that is returned ends it, as does dying."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, operation)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def put(partial: Path, target: Path) -> None:
+    """Rename `partial` over `target`. A directory that is not empty must step aside first."""
+    if partial.is_dir() != target.is_dir() and target.exists():
+        kind = "directory" if target.is_dir() else "file"
+        raise StropError(f"cannot write {target}: there is a {kind} of that name")
+    aside = partial.parent / "replaced"
+    try:
+        while not renamed(partial, target):
+            with suppress(FileNotFoundError):  # another process may be replacing it as well
+                target.rename(aside)
+            if renamed(partial, target):
+                return
+            remove(aside)
+    except BaseException:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        raise
+
+
+def renamed(partial: Path, target: Path) -> bool:
+    """Rename; return False if a full directory is in the way."""
+    try:
+        partial.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def make_directory(path: Path) -> None:
@@ -82,8 +162,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON with a final newline, atomically; NaN is an error."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a value as indented JSON with a final newline, atomically.
+
+    Raises StropError for what JSON files cannot hold: NaN, infinity and text that is not Unicode.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text.encode()
+    except ValueError as error:
+        raise StropError(f"cannot write {path.name} as JSON: {error}") from error
+    write_text(path, text)
 
 
 def read_text(path: Path) -> str:
@@ -94,15 +182,20 @@ def read_text(path: Path) -> str:
         raise StropError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise StropError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # a null character in the name
+        raise StropError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises StropError with file, line and column if it does not parse."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}:{error.colno}"
         raise StropError(f"{where}: not valid JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise StropError(f"{path}: not JSON that can be read: {error}") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -40,6 +40,7 @@ DTYPES = {
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+WRITER = "strop"  #: stands in the metadata of the files that `write_safetensors` makes
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 MAX_DIMENSIONS = 32
 
@@ -61,6 +62,7 @@ class Shard:
     path: Path
     data: mmap.mmap
     entries: dict[str, Entry]
+    writer: str | None  #: what made the file, if it says so
 
 
 class Checkpoint:
@@ -176,7 +178,8 @@ def open_shard(path: Path) -> Shard:
         raise StropError(f"{path}: header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
         raise StropError(f"{path}: header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
+    writer = metadata.get("writer") if isinstance(metadata, dict) else None
     entries = {name: parsed(path, name, fields, 8 + length) for name, fields in header.items()}
     position = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)):
@@ -187,7 +190,7 @@ def open_shard(path: Path) -> Shard:
         raise StropError(f"{path}: truncated: the tensors need {position} bytes of {size}")
     if position < size:
         raise StropError(f"{path}: {size - position} bytes after the last tensor")
-    return Shard(path, data, entries)
+    return Shard(path, data, entries, writer if isinstance(writer, str) else None)
 
 
 def parsed(path: Path, name: str, fields: Any, start: int) -> Entry:
@@ -237,7 +240,7 @@ def write_safetensors(
     `layout` maps names to (dtype, shape); `chunks` are arrays whose bytes make up the tensors in
     that order. Raises StropError if they do not add up.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", "writer": WRITER}}
     end = 0
     for name, (dtype, shape) in layout.items():
         start, end = end, end + prod(shape) * np.dtype(DTYPES[dtype]).itemsize

@@ -112,15 +112,22 @@ def packed_tensors(where: str, quantization: Mapping[str, Any]) -> dict[str, tup
     for tensor, entry in tensors.items():
         format: Any = entry.get("format") if isinstance(entry, dict) else None
         columns: Any = entry.get("columns") if isinstance(entry, dict) else None
-        if format not in described or not isinstance(columns, int) or columns < 1:
+        known = isinstance(format, str) and format in described
+        if not known or not isinstance(columns, int) or columns < 1:
             raise StropError(f"{where}: tensor {tensor}: bad format or columns")
         result[tensor] = (get_format(format), columns)
     return result
 
 
+def packed_rows(checkpoint: Checkpoint, name: str) -> int:
+    """Return the number of rows of a packed tensor."""
+    shape = checkpoint.shape(f"{name}_codes")
+    return shape[0] if shape else 0
+
+
 def read_packed(checkpoint: Checkpoint, name: str, format: Format, columns: int) -> BlockTensor:
     """Read a packed tensor. Raises StropError if a part has not the shape that its format gives."""
-    rows = checkpoint.shape(f"{name}_codes")[0] if checkpoint.shape(f"{name}_codes") else 0
+    rows = packed_rows(checkpoint, name)
     layout = part_layout(name, (rows, columns), format)
     for part, (dtype, shape) in layout.items():
         if (checkpoint.dtype(part), checkpoint.shape(part)) != (dtype, shape):

@@ -18,9 +18,16 @@ from strop.blockfp import FORMATS, Format, dequantize, get_format, quantize
 from strop.console import progress
 from strop.data import atomic_path, write_json
 from strop.errors import StropError, unknown_name
-from strop.models.checkpoint import SINGLE, Checkpoint, open_checkpoint, write_safetensors
+from strop.models.checkpoint import (
+    SINGLE,
+    WRITER,
+    Checkpoint,
+    open_checkpoint,
+    write_safetensors,
+)
 from strop.models.packed import (
     is_packed,
+    packed_rows,
     packed_tensors,
     part_layout,
     quantization_config,
@@ -34,6 +41,9 @@ KEEP = "keep"  #: in place of a format: leave a tensor as it is
 #: Formats whose embedding and head are packed in a wider one, because the embedding of a small
 #: model is a fifth of its weights and suffers most (docs/decisions.md has the figures).
 EMBEDDING_FORMAT = {"bfp4": "bfp6"}
+
+#: Element types that are packed; whole numbers and truth values are kept
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 #: Files that go along with the weights, by their ending
 COMPANIONS = (".json", ".jinja", ".model", ".txt")
@@ -74,22 +84,19 @@ def pack(
 
     Vectors (norms, biases) are kept. `overrides` maps patterns of tensor names, such as
     "*.down_proj.weight", to a format or "keep"; the last one that matches holds. The directory
-    appears when it is whole and replaces one that is there. Raises StropError: unknown format,
-    a pattern that matches no matrix, and a source that is packed already.
+    appears when it is whole, and replaces one that is there if Strop wrote it and nobody put
+    anything beside. Raises StropError: unknown format, a pattern that matches no matrix, a source
+    that is packed already, and a directory that is not to be replaced.
     """
     start = time.monotonic()
     get_format(format)
     checkpoint = open_checkpoint(resolve(reference))
+    check_output(output, checkpoint.directory)
     if "quantization_config" in checkpoint.config:
         raise StropError(f"{reference}: is quantized already: pack the model that it was made from")
     formats = plan(checkpoint, format, overrides or {})
     shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, shape in shapes.items():
-        if name in formats:
-            layout |= part_layout(name, shape, formats[name])
-        else:
-            layout[name] = (checkpoint.dtype(name), shape)
+    layout = packed_layout(checkpoint, formats)
     tensors: list[PackedTensor] = []
     with atomic_path(output) as partial:
         partial.mkdir()
@@ -154,7 +161,10 @@ def plan(checkpoint: Checkpoint, format: str, overrides: Mapping[str, str]) -> d
     matrices = [
         name
         for name in checkpoint.names
-        if len(checkpoint.shape(name)) == 2 and tensor_kind(name) != "norm"
+        if len(checkpoint.shape(name)) == 2
+        and 0 not in checkpoint.shape(name)
+        and checkpoint.dtype(name) in FLOATS
+        and tensor_kind(name) != "norm"
     ]
     if not matrices:
         raise StropError(f"{checkpoint.directory}: no matrices to pack")
@@ -172,6 +182,22 @@ def plan(checkpoint: Checkpoint, format: str, overrides: Mapping[str, str]) -> d
             raise StropError(f"no matrix is called '{pattern}': the first is {matrices[0]}")
         chosen |= dict.fromkeys(matching, override)
     return {name: get_format(value) for name, value in chosen.items() if value != KEEP}
+
+
+def packed_layout(
+    checkpoint: Checkpoint, formats: Mapping[str, Format]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type and shape of everything that is stored, in order of the names of the tensors."""
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in checkpoint.names:
+        dtype, shape = checkpoint.dtype(name), checkpoint.shape(name)
+        parts = (
+            part_layout(name, shape, formats[name]) if name in formats else {name: (dtype, shape)}
+        )
+        if taken := sorted(layout.keys() & parts.keys()):
+            raise StropError(f"{checkpoint.directory}: two tensors would be stored as {taken[0]}")
+        layout |= parts
+    return layout
 
 
 def packed_parts(
@@ -214,6 +240,45 @@ def power(values: NDArray[np.float32]) -> float:
     return float(np.einsum("i,i->", values.ravel(), values.ravel(), dtype=np.float64))
 
 
+def check_output(output: Path, source: Path) -> None:
+    """Raise StropError unless `output` is free, or a model directory that Strop wrote.
+
+    Nothing that somebody else put somewhere is destroyed, and never the source.
+    """
+    place = Path(output).resolve()
+    if source.resolve().is_relative_to(place):
+        raise StropError(f"{output}: would replace the source: name another directory")
+    if Path.cwd().is_relative_to(place):
+        raise StropError(f"{output}: would replace the current directory: name another one")
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise StropError(f"{output}: is a file: name a directory")
+    foreign = first_foreign(place)
+    if foreign is not None:
+        raise StropError(
+            f"{output}: holds {foreign}, which strop did not write: name another directory, or "
+            "remove it"
+        )
+
+
+def first_foreign(directory: Path) -> str | None:
+    """Return the name of something in a directory that `pack` or `unpack` did not write there."""
+    names = sorted(path.name for path in directory.iterdir())
+    for name in names:
+        if name != SINGLE and not (name.endswith(COMPANIONS) and (directory / name).is_file()):
+            return name
+    if not names:
+        return None
+    try:
+        checkpoint = open_checkpoint(directory)
+    except StropError:
+        return names[0]
+    shards = checkpoint.shards.values()
+    ours = is_packed(checkpoint.config) or any(shard.writer == WRITER for shard in shards)
+    return None if ours else SINGLE
+
+
 def copy_companions(source: Path, target: Path) -> None:
     """Copy tokenizer, chat template and generation settings; not weights, nor config.json."""
     for path in sorted(source.iterdir()):
@@ -225,9 +290,11 @@ def copy_companions(source: Path, target: Path) -> None:
 def unpack(directory: Path, output: Path) -> None:
     """Write a packed directory as an ordinary transformers directory in float32.
 
-    float32 holds every value exactly. Raises StropError if the directory is not a packed one.
+    float32 holds every value exactly. Raises StropError if the directory is not a packed one, and
+    for an `output` that `pack` would not replace either.
     """
     checkpoint = open_checkpoint(directory)
+    check_output(output, directory)
     if not is_packed(checkpoint.config):
         raise StropError(f"{directory}: not a packed model")
     quantization = checkpoint.config["quantization_config"]
@@ -238,7 +305,7 @@ def unpack(directory: Path, output: Path) -> None:
         name: (checkpoint.dtype(name), checkpoint.shape(name)) for name in kept
     }
     for name, (_, columns) in packed.items():
-        layout[name] = ("F32", (checkpoint.shape(f"{name}_codes")[0], columns))
+        layout[name] = ("F32", (packed_rows(checkpoint, name), columns))
     weights = sum(math.prod(shape) for _, shape in layout.values())
 
     def values(advance: Callable[[float], None]) -> Iterator[NDArray[Any]]:
