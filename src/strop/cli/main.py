@@ -6,9 +6,12 @@ inside their functions, so that `strop --help` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -19,6 +22,9 @@ from strop.cli.generate import generate
 from strop.cli.pack import pack, unpack
 from strop.cli.run import run
 from strop.errors import StropError
+
+#: Typer brings its own copy of click, or not: this is what both call wrong usage.
+UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="strop",
@@ -60,26 +66,71 @@ app.add_typer(formats.app, name="formats")
 def main() -> None:
     """Run the command; errors become one line on standard error and an exit code.
 
-    Exit codes: 0 success, 1 failure, 2 bad input, 130 interrupted.
+    Exit codes: 0 success, 1 failure, 2 bad input, 130 interrupted, 143 terminated.
     """
+    prepare()
     try:
-        app(standalone_mode=True)
+        # Not app(): it prints errors of usage over several lines, and hides who was interrupted.
+        command = typer.main.get_command(app)
+        with command.make_context("strop", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.stdout.flush()  # a full disk shows here, not while Python shuts down
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
     except StropError as error:
         stop(str(error), error.exit_code)
+    except UsageError as error:
+        stop(usage(error), 2)
     except BrokenPipeError:
         # The reader went away (`strop ... | head`): there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(0)
     except OSError as error:
+        drop_output()
         name = f"{error.filename}: " if error.filename else ""
         stop(f"{name}{error.strerror or error}", 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         stop("interrupted", 130)
     except MemoryError:
         stop("out of memory", 1)
+    sys.exit(0)
 
 
-def stop(message: str, code: int) -> None:
+def prepare() -> None:
+    """Make output of any text possible, and let SIGTERM and SIGHUP clean up before the end."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so do we then
+            signal.signal(number, terminate)
+
+
+def terminate(number: int, frame: object) -> NoReturn:
+    """Leave by an exception, so that nothing half-written stays."""
+    os.write(2, b"strop: terminated\n")  # print may be what was interrupted
+    sys.exit(128 + number)
+
+
+def usage(error: Any) -> str:
+    """Say in one line what is wrong with the command line; without arguments, show the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    message = error.format_message().rstrip(".")
+    command = error.ctx.command_path if error.ctx else "strop"
+    return f"{message[:1].lower()}{message[1:]} (see {command} --help)"
+
+
+def drop_output() -> None:
+    """Discard what was not written to standard output, which nobody can take."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def stop(message: str, code: int) -> NoReturn:
     """Print one line and leave."""
-    print(f"strop: {message}", file=sys.stderr)
+    print(f"strop: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
