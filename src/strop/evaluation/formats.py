@@ -23,7 +23,7 @@ import numpy as np
 
 from strop import __version__
 from strop.blockfp import FORMATS, Format, dequantize, get_format, quantize
-from strop.console import say
+from strop.console import progress, say
 from strop.data import atomic_path, make_directory, read_json, remove, sha256_json, write_json
 from strop.errors import StropError
 from strop.evaluation.check import (
@@ -171,10 +171,12 @@ def stored_log_probabilities(
 ) -> Iterator[LogProbabilities]:
     """Compute the log-probabilities of every chunk on the first call; read them afterwards."""
     paths = [directory / f"{index:05d}.npy" for index in range(len(chunks))]
-    for context, path in zip(chunks, paths, strict=True):
-        if not path.exists():
+    missing = [pair for pair in zip(chunks, paths, strict=True) if not pair[1].exists()]
+    with progress(f"reading {model.name}", sum(len(c) for c, _ in missing), "tokens") as advance:
+        for context, path in missing:
             with atomic_path(path) as partial:
                 np.save(partial, log_probabilities(model, context))
+            advance(len(context))
     return (np.load(path, allow_pickle=False) for path in paths)
 
 
