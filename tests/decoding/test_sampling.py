@@ -235,6 +235,7 @@ def test_logits_that_are_not_finite_are_a_failure_that_names_the_position(bad, s
         ("top_p", 1.1),
         ("min_p", 2),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-308),  # would make logits infinite
         ("stop", "END"),
         ("stop", ("",)),
         ("max_tokens", 0),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 import strop.models.huggingface
+from strop.errors import StropError
 from strop.models import load, pack, unpack
 
 TOKENS = [3, 50, 7, 200, 8, 9]
@@ -47,6 +50,61 @@ def test_some_tensors_may_be_kept(tiny_model: Path, tmp_path: Path) -> None:
     unpack(tmp_path / "packed", tmp_path / "plain")
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
     assert np.array_equal(logits_of(packed), logits_of(plain))
+
+
+def test_an_untied_head_and_ragged_rows(tmp_path: Path, tiny_model: Path) -> None:
+    settings = {"hidden_size": 36, "intermediate_size": 50, "head_dim": 10}
+    config = transformers.AutoConfig.from_pretrained(
+        tiny_model, tie_word_embeddings=False, **settings
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    network.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    summary = pack(str(tmp_path / "model"), "bfp4+bfp6", tmp_path / "packed")
+    assert {row.format for row in summary.tensors if row.kind == "head"} == {"bfp6"}
+    unpack(tmp_path / "packed", tmp_path / "plain")
+    load32 = {"dtype": torch.float32}
+    packed = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "packed", **load32)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain", **load32)
+    assert np.array_equal(logits_of(packed), logits_of(plain))
+    assert np.array_equal(logits_of(packed.dequantize()), logits_of(plain))
+
+
+LAYER = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float32])
+def test_codes_of_another_type_are_not_cast(kind: type, tiny_model: Path, tmp_path: Path) -> None:
+    pack(str(tiny_model), "bfp5", tmp_path / "packed")
+    path = tmp_path / "packed" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[f"{LAYER}_codes"] = tensors[f"{LAYER}_codes"].astype(kind)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(StropError, match=f"{LAYER}_codes is .* bfp5 needs U8"):
+        load(str(tmp_path / "packed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "message"),
+    [
+        (LAYER, 63, "has 63 columns, config.json asks for 64"),
+        ("model.norm.weight", 64, "no tensor named"),
+        ("model.nothing.weight", 64, "no tensor named"),
+    ],
+)
+def test_a_config_that_does_not_fit(
+    name: str, columns: int, message: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    pack(str(tiny_model), "mxint4", tmp_path / "packed")  # 63 columns take the bytes of 64
+    path = tmp_path / "packed" / "config.json"
+    config = json.loads(path.read_text())
+    entry = {"format": "mxint4", "columns": columns}
+    config["quantization_config"]["tensors"][name] = entry
+    path.write_text(json.dumps(config))
+    with pytest.raises(StropError, match=message):
+        load(str(tmp_path / "packed"))
 
 
 def test_registering_twice_is_no_error() -> None:

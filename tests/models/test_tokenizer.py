@@ -157,6 +157,10 @@ def test_where_the_template_comes_from(model: Path) -> None:
     (model / "chat_template.jinja").unlink()
     with pytest.raises(StropError, match="chat_template is not text"):
         Tokenizer.from_directory(model)
+    for damaged in ([1], [{"name": "default"}], [{"template": "x"}]):
+        configure(model, chat_template=damaged)
+        with pytest.raises(StropError, match="chat_template: no name or text"):
+            Tokenizer.from_directory(model)
 
 
 def test_tokens_that_only_the_configuration_knows(model: Path) -> None:

@@ -35,7 +35,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (lambda v: whole(v) and v >= 0, "a whole number of at least 0"),
     "top_p": (lambda v: number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     "min_p": (lambda v: number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    "repetition_penalty": (lambda v: number(v) and v > 0, "a number above 0"),
+    # Far beyond any use, and logits stay finite.
+    "repetition_penalty": (lambda v: number(v) and 1e-6 <= v <= 1e6, "a number from 1e-6 to 1e6"),
     "stop": (
         lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
         "a list of texts that are not empty",

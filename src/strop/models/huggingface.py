@@ -16,6 +16,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from strop.blockfp import BlockTensor, Format, dequantize
+from strop.errors import StropError
 from strop.models.packed import METHOD, packed_tensors, part_layout
 
 
@@ -116,9 +117,13 @@ class StropQuantizer(HfQuantizer):  # type: ignore[misc]
         packed = packed_tensors(str(model.name_or_path), vars(self.quantization_config))
         dtype = model.dtype
         with torch.device("meta"):
-            for name, (format, _columns) in packed.items():
+            for name, (format, columns) in packed.items():
                 path = name.removesuffix(".weight")
                 layer = model.get_submodule(path)
+                if not isinstance(layer, nn.Linear | nn.Embedding):
+                    raise StropError(f"{name} is packed, but is not a matrix of this model")
+                if (wanted := layer.weight.shape[1]) != columns:
+                    raise StropError(f"{name} has {columns} columns, config.json asks for {wanted}")
                 replacement = (
                     PackedEmbedding(layer, format, dtype)
                     if isinstance(layer, nn.Embedding)

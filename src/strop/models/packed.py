@@ -125,16 +125,29 @@ def packed_rows(checkpoint: Checkpoint, name: str) -> int:
     return shape[0] if shape else 0
 
 
-def read_packed(checkpoint: Checkpoint, name: str, format: Format, columns: int) -> BlockTensor:
-    """Read a packed tensor. Raises StropError if a part has not the shape that its format gives."""
-    rows = packed_rows(checkpoint, name)
-    layout = part_layout(name, (rows, columns), format)
+def check_parts(checkpoint: Checkpoint, name: str, format: Format, columns: int) -> None:
+    """Raise StropError if a part of a packed tensor has not the type and shape of its format."""
+    layout = part_layout(name, (packed_rows(checkpoint, name), columns), format)
     for part, (dtype, shape) in layout.items():
         if (checkpoint.dtype(part), checkpoint.shape(part)) != (dtype, shape):
             raise StropError(
                 f"{checkpoint.directory}: {part} is {checkpoint.dtype(part)} "
                 f"{checkpoint.shape(part)}, {format.name} needs {dtype} {shape}"
             )
-    parts: list[NDArray[Any]] = [checkpoint.read(part) for part in layout]
+
+
+def check_packed(checkpoint: Checkpoint) -> None:
+    """Raise StropError unless everything that config.json says is packed is there and whole."""
+    quantization = checkpoint.config["quantization_config"]
+    packed = packed_tensors(str(checkpoint.directory), quantization)
+    for name, (format, columns) in packed.items():
+        check_parts(checkpoint, name, format, columns)
+
+
+def read_packed(checkpoint: Checkpoint, name: str, format: Format, columns: int) -> BlockTensor:
+    """Read a packed tensor. Raises StropError as `check_parts` does."""
+    check_parts(checkpoint, name, format, columns)
+    shape = (packed_rows(checkpoint, name), columns)
+    parts: list[NDArray[Any]] = [checkpoint.read(part) for part in part_names(name, format)]
     whole = np.float32(parts[2]) if format.has_tensor_scale else np.float32(1)
-    return BlockTensor(format, (rows, columns), parts[0], parts[1], whole)
+    return BlockTensor(format, shape, parts[0], parts[1], whole)

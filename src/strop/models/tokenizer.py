@@ -174,8 +174,14 @@ def read_template(directory: Path, config: Mapping[str, Any]) -> str | None:
     if path.is_file():
         return read_text(path)
     template = config.get("chat_template")
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if isinstance(template, list):  # several, by name
+        if not all(
+            isinstance(one, dict) and {"name", "template"} <= one.keys() for one in template
+        ):
+            raise StropError(
+                f"{directory / 'tokenizer_config.json'}: chat_template: no name or text"
+            )
+        template = next((one["template"] for one in template if one["name"] == "default"), None)
     if template is not None and not isinstance(template, str):
         raise StropError(f"{directory / 'tokenizer_config.json'}: chat_template is not text")
     return template

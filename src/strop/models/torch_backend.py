@@ -17,7 +17,7 @@ from strop.errors import StropError, missing_extra
 from strop.models.cache import known_sha256
 from strop.models.checkpoint import open_checkpoint
 from strop.models.interface import Logits
-from strop.models.packed import is_packed
+from strop.models.packed import check_packed, is_packed
 from strop.models.tokenizer import Tokenizer
 
 try:
@@ -34,6 +34,8 @@ class TorchModel:
         self.name = name
         self.directory = directory
         checkpoint = open_checkpoint(directory)  # finds a damaged file before PyTorch does
+        if is_packed(checkpoint.config):
+            check_packed(checkpoint)  # PyTorch would cast, and not complain
         self.config = checkpoint.config
         self.tokenizer = Tokenizer.from_directory(directory)
         self.context_length = context_length(directory, checkpoint.config)
@@ -140,15 +142,23 @@ def load_network(directory: Path, config: dict[str, Any]) -> Any:
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
             )
     except StropError:
         raise
     except Exception as error:  # it raises almost anything for a configuration that does not fit
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StropError(f"{directory}: transformers cannot load it: {first}") from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        text = text if len(text) <= 300 else text[:297] + "..."
+        raise StropError(f"{directory}: transformers cannot load it: {text}") from error
     # transformers would fill what is missing with random numbers and go on.
     if missing := sorted(report["missing_keys"]):
         raise StropError(f"{directory}: {len(missing)} tensors are missing, such as {missing[0]}")
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, expected = mismatched[0]
+        raise StropError(
+            f"{directory}: {len(mismatched)} tensors have not the shape that config.json gives, "
+            f"such as {name}: {tuple(stored)} instead of {tuple(expected)}"
+        )
     if unexpected := sorted(report["unexpected_keys"]):
         say(f"{directory}: {len(unexpected)} tensors are not used, such as {unexpected[0]}")
     if packed:
