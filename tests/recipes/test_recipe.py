@@ -67,6 +67,14 @@ def stage(*lines: str) -> str:
 
 
 MISTAKES = {
+    "nested too deep": ("[" * 20_000, "r.yaml:1: nested too deep"),
+    "no truth value": ("seed: !!bool x\n", "r.yaml:1: not valid YAML: not a bool: 'x'"),
+    "no date": ("seed: !!timestamp x\n", "r.yaml:1: not valid YAML: not a timestamp: 'x'"),
+    "half a character": ('name: "\\ud800"\n', "r.yaml:1: not valid YAML: 'utf-8' codec"),
+    "seed below zero": (
+        "seed: -1\nstages: [make]\n",
+        "r.yaml:1: seed must be from 0 to 2**64 - 1, not -1",
+    ),
     "unknown key": (
         "nam: x\nstages: [make]\n",
         "r.yaml:1: unknown recipe key 'nam': did you mean 'name'?",

@@ -241,6 +241,35 @@ def test_an_error_in_mid_stage_leaves_the_finished_stages(monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr("strop.recipes.run.tree_hash", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StropError, match=r"cannot write .*01-make: No space left"):
             run(settings=["make.lines=6"])
     assert read_json(Path("run/stages/01-make/metrics.json")) == {"lines": 5}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
+def test_a_damaged_record_runs_its_stage_again(name: str, text: str) -> None:
+    run()
+    before = contents(Path("run"))
+    Path("run/stages/01-make", name).write_text(text)
+    told = run()
+    assert EXECUTED == ["make"]
+    assert f"(its {name} is not as it was written)" in told[0]
+    assert contents(Path("run")) == before
+
+
+def test_a_directory_of_somebody_else_is_left_alone() -> None:
+    mine = Path("mine")
+    mine.mkdir()
+    (mine / "recipe.yaml").write_text("# my own")
+    with pytest.raises(StropError, match=r"holds recipe.yaml and is not a run directory"):
+        run(directory="mine")
+    assert (mine / "recipe.yaml").read_text() == "# my own"
+    assert [path.name for path in mine.iterdir()] == ["recipe.yaml"]
+    run()
+    Path("run/report.md").unlink()
+    Path("run/report.md").mkdir()
+    Path("run/report.md/thesis").touch()
+    with pytest.raises((StropError, OSError)):
+        run(settings=["make.lines=6"])
+    assert Path("run/report.md/thesis").exists()

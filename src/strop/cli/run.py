@@ -45,7 +45,7 @@ def run(
     try:
         stages = run_recipe(loaded, directory, STAGES, force or (), tell=say)
     except KeyboardInterrupt:
-        say("interrupted: finished stages are kept; run the same command again to go on")
+        say("strop: interrupted: finished stages are kept; run the same command again to go on")
         raise typer.Exit(130) from None
     show([row for section in sections(stages, STAGES) for row in section.headline])
     say(f"report: {directory / 'report.html'} (and report.md)")

@@ -52,6 +52,8 @@ def read_document(text: str, place: Callable[[int], str]) -> Located:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         where = place(mark.line + 1 if mark else 1)
         raise StropError(f"{where}: not valid YAML: {problem}") from error
+    except RecursionError as error:
+        raise StropError(f"{place(1)}: nested too deep") from error
     if node is None:
         return Located(None, place(1))
     return locate(node, place, {})
@@ -93,10 +95,15 @@ def locate_mapping(
 def scalar(node: yaml.Node, where: str) -> Any:
     """Return the value of a scalar node."""
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        value = yaml.SafeLoader("").construct_object(node)
+        str(value).encode()  # "\ud800" is half a character
     except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, "problem", None) or str(error)
         raise StropError(f"{where}: not valid YAML: {problem}") from error
+    except (LookupError, AttributeError) as error:  # !!bool x, !!timestamp x
+        kind = node.tag.rpartition(":")[2]
+        raise StropError(f"{where}: not valid YAML: not a {kind}: {spell(node.value)}") from error
+    return value
 
 
 def spell(value: object) -> str:

@@ -91,6 +91,8 @@ def load_recipe(path: Path, kinds: Mapping[str, Stage], settings: Iterable[str] 
             raise one.name.error(text)
         steps[one.name.value] = resolve_step(one, kinds, steps)
     seed = top["seed"].value if "seed" in top else 0
+    if not 0 <= seed < 2**64:
+        raise top["seed"].error(f"seed must be from 0 to 2**64 - 1, not {seed}")
     return Recipe(name.value, seed, tuple(steps.values()))
 
 

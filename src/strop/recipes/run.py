@@ -18,7 +18,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from strop.data import (
     atomic_path,
     make_directory,
     read_json,
-    remove,
     sha256_file,
     sha256_json,
     write_json,
@@ -42,6 +41,10 @@ from strop.recipes.report import write_report
 from strop.recipes.stage import Context, Finished, Stage
 
 REPORTS = ("report.md", "report.html")
+
+#: What a manifest must have for a stage to be kept
+MANIFEST = {"hash", "kind", "options", "inputs", "seed", "strop", "metrics", "outputs", "output"}
+MANIFEST |= {"seconds", "peak_memory_bytes"}  # shown with a stage that is kept
 
 
 def run_recipe(
@@ -79,7 +82,7 @@ def run_recipe(
                 reason, interrupted = "the last run stopped here", False
             tell(f"{does} ({reason})" if reason else does)
             for name in REPORTS:  # they would not belong to the stages any more
-                remove(directory / name)
+                (directory / name).unlink(missing_ok=True)
             finished[step.name] = done = execute(step, kinds, target, plan, finished)
             tell(f"{number}/{len(names)} {step.name}: done in {spent(done)}")
         write_report(recipe, directory, list(finished.values()), kinds)
@@ -123,6 +126,7 @@ def execute(
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = {
             **plan,
+            "metrics": sha256_json(metrics),
             "outputs": {
                 str(path.relative_to(partial)): {
                     "bytes": path.stat().st_size,
@@ -158,14 +162,27 @@ def why(target: Path, plan: Mapping[str, Any]) -> str | None:
     """Return why a stage must run, None if its directory holds the result, '' if there is none."""
     if not (target / "manifest.json").exists():
         return ""
-    manifest = read_json(target / "manifest.json")
+    manifest = read_object(target / "manifest.json")
+    if not manifest.keys() >= MANIFEST:
+        return "its manifest.json is not as it was written"
     if manifest["hash"] != plan["hash"]:
         return "changed: " + ", ".join(changes(manifest, plan))
+    if sha256_json(read_object(target / "metrics.json")) != manifest["metrics"]:
+        return "its metrics.json is not as it was written"
     for name, record in manifest["outputs"].items():
         path = target / name
         if not path.is_file() or sha256_file(path) != record["sha256"]:
             return f"its {name} is not as it was written"
     return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a file that holds none, or is damaged, is an empty one."""
+    with suppress(StropError):
+        value = read_json(path)
+        if isinstance(value, dict):
+            return value
+    return {}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -226,6 +243,11 @@ def spent(stage: Finished) -> str:
 def locked(directory: Path) -> Iterator[None]:
     """Keep other processes out of a run directory; the lock of a process that died is void."""
     make_directory(directory)
+    ours = (directory / ".lock").exists() or (directory / "stages").is_dir()
+    if not ours and (found := sorted(directory.iterdir())):
+        raise StropError(
+            f"{directory}: holds {found[0].name} and is not a run directory: name another with -o"
+        )
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
