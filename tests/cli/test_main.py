@@ -39,6 +39,8 @@ def shell(script: str, **settings: str) -> subprocess.CompletedProcess[str]:
         (["generate", "x", "y", "--seed", "z"], "invalid value for '--seed'"),
         (["formats", "lst"], "no such command 'lst'. Did you mean 'list'"),
         (["pack", "x\ny"], "unknown model 'x y'"),
+        (["pack", "x\x1b[2Jy"], "unknown model 'x\\x1b[2Jy'"),  # would clear the screen
+        (["check", "x", "--seed", "-1"], "invalid value for '--seed'"),
         (["pack", "smolm2"], "unknown model 'smolm2': did you mean 'smollm2'?"),
     ],
 )

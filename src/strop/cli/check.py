@@ -32,7 +32,7 @@ def check(
     ] = None,
     tokens: Annotated[int, typer.Option(help="Most tokens to measure on.")] = 16384,
     chunk: Annotated[int, typer.Option(help="Tokens per independent piece of text.")] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what packing cost: perplexity, divergence and agreement, with intervals.

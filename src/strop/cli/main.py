@@ -126,11 +126,17 @@ def usage(error: Any) -> str:
 
 
 def drop_output() -> None:
-    """Discard what was not written to standard output, which nobody can take."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Discard what was not written to standard output, if nobody can take it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stop(message: str, code: int) -> NoReturn:
     """Print one line and leave."""
-    print(f"strop: {' '.join(message.splitlines())}", file=sys.stderr)
+    line = " ".join(message.splitlines())
+    # Control characters come out of names and files, and terminals obey them.
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    print(f"strop: {shown}", file=sys.stderr)
     sys.exit(code)
