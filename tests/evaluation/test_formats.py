@@ -171,3 +171,12 @@ def test_an_unknown_format_and_another_backend_are_refused(model, table_model, t
         compare_formats(model, ["bfp44"], text, tmp_path, **SMALL)
     with pytest.raises(StropError, match="needs the torch backend"):
         compare_formats(table_model(), ["bfp4"], text, tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"check": {}}', "{"])
+def test_a_damaged_row_is_named(content, model, text, tmp_path):
+    compare_formats(model, ["bfp8"], text, tmp_path, activations=False, **SMALL)
+    [path] = tmp_path.iterdir()
+    path.write_text(content)
+    with pytest.raises(StropError, match=path.name):
+        compare_formats(model, ["bfp8"], text, tmp_path, activations=False, **SMALL)

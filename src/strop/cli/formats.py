@@ -61,7 +61,7 @@ def compare(
     activations: Annotated[
         bool, typer.Option(help="Also measure with quantized inputs of linear layers.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table as CSV.")
     ] = None,

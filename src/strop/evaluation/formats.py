@@ -131,7 +131,15 @@ def compare_formats(
         )
         write_json(path, row.to_json())
     remove(store)
-    return [FormatRow.from_json(read_json(path)) for path, _, _ in jobs]
+    return [read_row(path) for path, _, _ in jobs]
+
+
+def read_row(path: Path) -> FormatRow:
+    """Read a row that was measured before."""
+    try:
+        return FormatRow.from_json(read_json(path))
+    except (TypeError, KeyError) as error:
+        raise StropError(f"{path}: not a row of a comparison: remove it") from error
 
 
 def write_csv(rows: Sequence[FormatRow], path: Path) -> None:
