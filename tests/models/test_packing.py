@@ -46,7 +46,7 @@ def test_unpacking_gives_the_quantized_weights(
 
 
 def test_bits_count_every_byte_that_is_stored(tiny_model: Path, tmp_path: Path) -> None:
-    summary = pack(str(tiny_model), "bfp4", tmp_path / "packed")
+    summary = pack(str(tiny_model), "bfp4+bfp6", tmp_path / "packed")
     checkpoint = open_checkpoint(tmp_path / "packed")
     stored = sum(checkpoint.entry(name).size for name in checkpoint.names)
     assert summary.packed_bytes == stored
@@ -75,18 +75,22 @@ def test_signal_to_noise_is_that_of_the_stored_weights(tiny_model: Path, tmp_pat
     summary = pack(str(tiny_model), "mxint4", tmp_path / "packed")
     before = load_file(tiny_model / "model.safetensors")
     for row in summary.tensors:
-        if row.snr_db is not None:
+        if row.noise:
             x = before[row.name].astype(np.float64)
             error = x - dequantize(quantize(before[row.name], get_format("mxint4")))
-            assert row.snr_db == pytest.approx(
-                10 * math.log10(np.sum(x**2) / np.sum(error**2)), abs=1e-4
-            )
+            assert row.signal == pytest.approx(np.sum(x**2), rel=1e-6)
+            assert row.noise == pytest.approx(np.sum(error**2), rel=1e-6)
+    # A kind pools the power of its tensors: it is not the mean of their decibels.
+    [mlp] = [group for group in by_kind(summary) if group.kind == "mlp"]
+    rows = [row for row in summary.tensors if row.kind == "mlp"]
+    ratio = sum(row.signal for row in rows) / sum(row.noise for row in rows)
+    assert mlp.snr_db == pytest.approx(10 * math.log10(ratio))
 
 
 def test_a_tensor_at_0_db_counts_as_lossy(tiny_model: Path, tmp_path: Path) -> None:
     summary = pack(str(tiny_model), "mxint4", tmp_path / "packed")
-    row = next(row for row in summary.tensors if row.snr_db is not None)
-    lost = dataclasses.replace(row, snr_db=0.0)
+    row = next(row for row in summary.tensors if row.noise)
+    lost = dataclasses.replace(row, noise=row.signal)
     [group] = by_kind(dataclasses.replace(summary, tensors=(lost,)))
     assert group.snr_db == 0.0
 

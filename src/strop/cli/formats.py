@@ -87,7 +87,6 @@ def compare(
 
     from strop.data import read_text
     from strop.evaluation import (
-        Plan,
         check_plot,
         compare_formats,
         default_plans,
@@ -95,7 +94,7 @@ def compare(
         plot_formats,
         write_csv,
     )
-    from strop.models import load
+    from strop.models import Plan, load
 
     names = [name.strip() for name in formats.split(",")] if formats else default_plans()
     for name in names:

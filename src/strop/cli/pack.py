@@ -33,10 +33,10 @@ def pack(
 ) -> None:
     """Pack a model's weights into a block format.
 
-    Embedding and head are packed too, norms and biases are kept. With bfp4, embedding and head
-    take bfp6, which costs little and saves most of the quality.
+    Embedding and head are packed too, norms and biases are kept. Two formats joined by a plus sign
+    give the second to embedding and head: bfp4+bfp6.
 
-    Examples:
+    [bold]Examples[/bold]
 
         strop pack smollm2
         strop pack smollm2 --format bfp8 -o smollm2-8bit
@@ -85,7 +85,7 @@ def unpack(
 ) -> None:
     """Turn a packed model back into an ordinary transformers directory in float32.
 
-    Example:
+    [bold]Example[/bold]
 
         strop unpack smollm2-bfp5 -o smollm2-plain
     """

@@ -1,14 +1,13 @@
 """Measuring what a change to a model did to it."""
 
 from strop.evaluation.check import CheckResult, check
-from strop.evaluation.formats import FormatRow, Plan, compare_formats, default_plans, write_csv
+from strop.evaluation.formats import FormatRow, compare_formats, default_plans, write_csv
 from strop.evaluation.formats_plot import check_plot, plot_formats
 from strop.evaluation.text import default_text
 
 __all__ = [
     "CheckResult",
     "FormatRow",
-    "Plan",
     "check",
     "check_plot",
     "compare_formats",

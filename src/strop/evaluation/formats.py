@@ -2,7 +2,7 @@
 
 Every matrix of the network (embedding and head included, biases and norms not) is quantized and
 dequantized in place, the model is measured against itself before, and the weights are put back. A
-plan such as bfp4+bfp6 takes its second format for embedding and head, as `strop pack` does. With
+plan such as bfp4+bfp6 takes its second format for embedding and head. With
 activations, the inputs of every linear layer go through a format as well: a published format
 through itself, one of Strop's own through bfp8, as its engine does. Attention between activations
 stays in float32.
@@ -34,38 +34,20 @@ from strop.evaluation.check import (
     measure,
     summarize,
 )
-from strop.models import Model, tensor_kind
-from strop.models.packing import EMBEDDING_FORMAT
+from strop.models import Model, Plan, tensor_kind
 from strop.stats import Interval
 
+MIXED = ("bfp4+bfp6",)  #: plans that are compared beside the formats
 
-@dataclass(frozen=True)
-class Plan:
-    """Which format each matrix takes."""
 
-    name: str  #: what users call it: a format, or two joined by a plus sign
-    format: Format  #: of all matrices but these:
-    embedding: Format  #: of embedding and head
-
-    @classmethod
-    def parse(cls, name: str) -> Plan:
-        """Read "bfp4" or "bfp4+bfp6"; StropError names the nearest format if one is unknown."""
-        first, _, second = name.partition("+")
-        return cls(name, get_format(first), get_format(second or first))
-
-    def of(self, kind: str) -> Format:
-        """Return the format of a matrix of this kind."""
-        return self.embedding if kind in ("embedding", "head") else self.format
-
-    @property
-    def activations(self) -> Format:
-        """Return the format that activations take beside these weights."""
-        return get_format("bfp8") if self.format.name.startswith("bfp") else self.format
+def activation_format(plan: Plan) -> Format:
+    """Return the format that activations take beside these weights."""
+    return get_format("bfp8") if plan.format.name.startswith("bfp") else plan.format
 
 
 def default_plans() -> list[str]:
-    """Return the names of all formats, and of the plans that `strop pack` makes of some."""
-    return [*FORMATS, *(f"{first}+{second}" for first, second in EMBEDDING_FORMAT.items())]
+    """Return the names of all formats and some plans of two."""
+    return [*FORMATS, *MIXED]
 
 
 @dataclass(frozen=True)
@@ -114,7 +96,7 @@ def compare_formats(
     jobs = [
         (output / row_name(plan, inputs, measured_on), plan, inputs)
         for plan in plans
-        for inputs in ([None, plan.activations] if activations else [None])
+        for inputs in ([None, activation_format(plan)] if activations else [None])
     ]
     make_directory(output)
     missing = [job for job in jobs if not job[0].exists()]

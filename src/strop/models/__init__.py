@@ -4,8 +4,10 @@ from strop.models.cache import cache_directory
 from strop.models.checkpoint import Checkpoint, open_checkpoint
 from strop.models.interface import Logits, Model, Session
 from strop.models.load import load
+from strop.models.pack_summary import PackedTensor, PackSummary, by_kind
 from strop.models.packed import is_packed, tensor_kind
-from strop.models.packing import PackedTensor, PackSummary, by_kind, pack, unpack
+from strop.models.packing import pack, unpack
+from strop.models.plan import Plan, tensor_format
 from strop.models.references import ALIASES, resolve
 from strop.models.tokenizer import Tokenizer
 
@@ -16,6 +18,7 @@ __all__ = [
     "Model",
     "PackSummary",
     "PackedTensor",
+    "Plan",
     "Session",
     "Tokenizer",
     "by_kind",
@@ -25,6 +28,7 @@ __all__ = [
     "open_checkpoint",
     "pack",
     "resolve",
+    "tensor_format",
     "tensor_kind",
     "unpack",
 ]

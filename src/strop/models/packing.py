@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strop.blockfp import FORMATS, Format, dequantize, get_format, quantize
+from strop.blockfp import Format, dequantize, quantize
 from strop.console import progress
 from strop.data import atomic_path, write_json
-from strop.errors import StropError, unknown_name
+from strop.errors import StropError
 from strop.models.checkpoint import (
     SINGLE,
     WRITER,
@@ -25,6 +24,7 @@ from strop.models.checkpoint import (
     open_checkpoint,
     write_safetensors,
 )
+from strop.models.pack_summary import PackedTensor, PackSummary
 from strop.models.packed import (
     is_packed,
     packed_rows,
@@ -34,44 +34,14 @@ from strop.models.packed import (
     read_packed,
     tensor_kind,
 )
+from strop.models.plan import Plan, tensor_format
 from strop.models.references import resolve
-
-KEEP = "keep"  #: in place of a format: leave a tensor as it is
-
-#: Formats whose embedding and head are packed in a wider one, because the embedding of a small
-#: model is a fifth of its weights and suffers most (docs/decisions.md has the figures).
-EMBEDDING_FORMAT = {"bfp4": "bfp6"}
 
 #: Element types that are packed; whole numbers and truth values are kept
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 #: Files that go along with the weights, by their ending
 COMPANIONS = (".json", ".jinja", ".model", ".txt")
-
-
-@dataclass(frozen=True)
-class PackedTensor:
-    """What became of one tensor."""
-
-    name: str
-    kind: str  #: embedding, head, attention, mlp, norm or other
-    format: str  #: a number format, or the type it was kept in
-    shape: tuple[int, ...]
-    bits_per_weight: float
-    snr_db: float | None  #: signal-to-noise ratio in decibels; None if nothing was lost
-
-
-@dataclass(frozen=True)
-class PackSummary:
-    """What packing a model gave."""
-
-    format: str
-    weights: int  #: number of weights, kept ones included
-    bits_per_weight: float  #: over all weights
-    source_bytes: int  #: of the tensors before
-    packed_bytes: int  #: of the tensors after
-    seconds: float
-    tensors: tuple[PackedTensor, ...]
 
 
 def pack(
@@ -82,6 +52,7 @@ def pack(
 ) -> PackSummary:
     """Pack all matrices of a model, embedding and head included, into a directory.
 
+    `format` is a number format, or two joined by a plus sign, the second for embedding and head.
     Vectors (norms, biases) are kept. `overrides` maps patterns of tensor names, such as
     "*.down_proj.weight", to a format or "keep"; the last one that matches holds. The directory
     appears when it is whole, and replaces one that is there if Strop wrote it and nobody put
@@ -89,12 +60,12 @@ def pack(
     that is packed already, and a directory that is not to be replaced.
     """
     start = time.monotonic()
-    get_format(format)
+    plan = Plan.parse(format)
     checkpoint = open_checkpoint(resolve(reference))
     check_output(output, checkpoint.directory)
     if "quantization_config" in checkpoint.config:
         raise StropError(f"{reference}: is quantized already: pack the model that it was made from")
-    formats = plan(checkpoint, format, overrides or {})
+    formats = chosen_formats(checkpoint, plan, overrides or {})
     shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
     layout = packed_layout(checkpoint, formats)
     tensors: list[PackedTensor] = []
@@ -111,7 +82,7 @@ def pack(
             write_safetensors(
                 partial / SINGLE, layout, packed_parts(checkpoint, formats, tensors, advance)
             )
-    packed_bits = sum(row.bits_per_weight * math.prod(row.shape) for row in tensors)
+    packed_bits = sum(row.bits_per_weight * row.weights for row in tensors)
     return PackSummary(
         format=format,
         weights=weights,
@@ -123,40 +94,9 @@ def pack(
     )
 
 
-@dataclass(frozen=True)
-class KindSummary:
-    """What became of the tensors of one kind that took one format."""
-
-    kind: str
-    format: str
-    tensors: int
-    weights: int
-    bits: float  #: per weight
-    snr_db: float | None  #: mean over the weights, in decibels; None if nothing was lost
-
-
-def by_kind(summary: PackSummary) -> list[KindSummary]:
-    """Sum up the tensors of a packed model by kind and format, the largest share first."""
-    groups: dict[tuple[str, str], list[PackedTensor]] = {}
-    for row in summary.tensors:
-        groups.setdefault((row.kind, row.format), []).append(row)
-    result = []
-    for (kind, format), rows in groups.items():
-        sizes = [math.prod(row.shape) for row in rows]
-        lossy = [
-            (row.snr_db, size)
-            for row, size in zip(rows, sizes, strict=True)
-            if row.snr_db is not None
-        ]
-        bits = sum(row.bits_per_weight * size for row, size in zip(rows, sizes, strict=True))
-        snr = (
-            sum(db * size for db, size in lossy) / sum(size for _, size in lossy) if lossy else None
-        )
-        result.append(KindSummary(kind, format, len(rows), sum(sizes), bits / sum(sizes), snr))
-    return sorted(result, key=lambda group: -group.weights)
-
-
-def plan(checkpoint: Checkpoint, format: str, overrides: Mapping[str, str]) -> dict[str, Format]:
+def chosen_formats(
+    checkpoint: Checkpoint, plan: Plan, overrides: Mapping[str, str]
+) -> dict[str, Format]:
     """Choose the format of each matrix; tensors that are not in the result are kept."""
     matrices = [
         name
@@ -168,20 +108,14 @@ def plan(checkpoint: Checkpoint, format: str, overrides: Mapping[str, str]) -> d
     ]
     if not matrices:
         raise StropError(f"{checkpoint.directory}: no matrices to pack")
-    chosen = {
-        name: EMBEDDING_FORMAT.get(format, format)
-        if tensor_kind(name) in ("embedding", "head")
-        else format
-        for name in matrices
-    }
+    chosen: dict[str, Format | None] = {name: plan.of(tensor_kind(name)) for name in matrices}
     for pattern, override in overrides.items():
-        if override not in (*FORMATS, KEEP):
-            raise unknown_name("format", override, [*FORMATS, KEEP])
+        format = tensor_format(override)
         matching = [name for name in matrices if fnmatchcase(name, pattern)]
         if not matching:
             raise StropError(f"no matrix is called '{pattern}': the first is {matrices[0]}")
-        chosen |= dict.fromkeys(matching, override)
-    return {name: get_format(value) for name, value in chosen.items() if value != KEEP}
+        chosen |= dict.fromkeys(matching, format)
+    return {name: format for name, format in chosen.items() if format}
 
 
 def packed_layout(
@@ -219,20 +153,17 @@ def packed_parts(
             if block.format.has_tensor_scale:
                 yield np.array(block.tensor_scale)
             bits = 8 * block.nbytes / values.size
-            noise = signal_to_noise(values, dequantize(block))
-            tensors.append(PackedTensor(name, kind, block.format.name, shape, bits, noise))
+            noise = power(dequantize(block) - values)
+            tensors.append(
+                PackedTensor(name, kind, block.format.name, shape, bits, power(values), noise)
+            )
         else:
             stored, dtype = checkpoint.stored(name), checkpoint.dtype(name)
             yield stored
             bits = 8 * stored.itemsize
-            tensors.append(PackedTensor(name, kind, dtype, shape, bits, None))
+            signal = power(checkpoint.read(name).astype(np.float32, copy=False))
+            tensors.append(PackedTensor(name, kind, dtype, shape, bits, signal, 0.0))
         advance(math.prod(shape))
-
-
-def signal_to_noise(values: NDArray[np.float32], restored: NDArray[np.float32]) -> float | None:
-    """Return 10 log10(sum of squares / sum of squared errors); None if nothing was lost."""
-    noise = power(restored - values)
-    return 10 * math.log10(power(values) / noise) if noise else None
 
 
 def power(values: NDArray[np.float32]) -> float:

@@ -14,7 +14,7 @@ from strop.recipes.document import Located
 
 ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
 TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
-FormatName = NewType("FormatName", str)  #: a number format of `strop.blockfp`
+FormatName = NewType("FormatName", str)  #: a number format, or two joined by a plus sign
 TensorFormat = NewType("TensorFormat", str)  #: the same, or "keep" for a tensor left as it is
 
 #: Types whose values name something outside the recipe, and what an error calls them.
@@ -24,24 +24,23 @@ REFERENCE = re.compile(r"\$\{\s*([^{}]*?)\s*\}")  # ${stage}
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3: YAML 1.1 reads it as text
 
 
-def known_format(name: str) -> None:
-    """Raise StropError unless there is a number format of this name."""
-    from strop.blockfp import get_format
+def known_plan(name: str) -> None:
+    """Raise StropError unless it names a number format, or two joined by a plus sign."""
+    from strop.models import Plan
 
-    get_format(name)
+    Plan.parse(name)
 
 
 def known_tensor_format(name: str) -> None:
-    """Raise StropError unless there is a number format of this name, or it is "keep"."""
-    from strop.blockfp import FORMATS
+    """Raise StropError unless it names a number format, or is "keep"."""
+    from strop.models import tensor_format
 
-    if name not in (*FORMATS, "keep"):
-        raise unknown_name("format", name, [*FORMATS, "keep"])
+    tensor_format(name)
 
 
 #: Types whose values can be checked before anything runs.
 CHECKS: dict[Any, Callable[[str], None]] = {
-    FormatName: known_format,
+    FormatName: known_plan,
     TensorFormat: known_tensor_format,
 }
 
