@@ -5,7 +5,7 @@ import pytest
 
 from strop.blockfp import dequantize, get_format, quantize
 from strop.errors import StropError
-from strop.evaluation import FormatRow, check, compare_formats, default_plans, write_csv
+from strop.evaluation import FormatRow, check, compare_formats, write_csv
 from strop.evaluation import formats as module
 from strop.evaluation.formats import activation_format, quantized_inputs, quantized_weights
 from strop.models import Plan, load, pack, tensor_kind
@@ -98,7 +98,9 @@ def test_rows_come_in_order_and_activations_add_to_the_damage(model, text, tmp_p
 
 def test_a_plan_measures_what_pack_writes(model, tiny_model, text, tmp_path):
     summary = pack(str(tiny_model), "bfp4+bfp6", tmp_path / "packed")
-    [row] = compare_formats(model, ["bfp4+bfp6"], text, tmp_path / "rows", activations=False, **SMALL)
+    [row] = compare_formats(
+        model, ["bfp4+bfp6"], text, tmp_path / "rows", activations=False, **SMALL
+    )
     expected = check(load(str(tmp_path / "packed")), model, text, **SMALL)
     assert row.check.kl == expected.kl
     assert row.check.perplexity == expected.perplexity
