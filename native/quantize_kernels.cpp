@@ -76,6 +76,16 @@ void quantize_ue4m3(const Format& f, const float* x, float whole, uint8_t* codes
 
 // ---- S1E4M3 ------------------------------------------------------------------------------------
 
+// Encode with a ladder of equal steps, a power of two: rounding finds the nearest.
+INLINE Ints encode_steps(const Format& f, float step, Floats v) {
+  const Floats low = f.values[0] / step + Floats{};
+  const Floats high = low + float((1 << f.code_bits) - 1);
+  v = v * (1.0f / step);
+  v = v > low ? v : low;
+  v = v < high ? v : high;
+  return round_even(v) - int32_t(f.values[0] / step);
+}
+
 // Quantize up to 64 elements; y has room for 64.
 template <int B, int Bits>
 INLINE void quantize_group(const Format& f, const Search& search, float* y, uint8_t* codes,
@@ -93,8 +103,10 @@ INLINE void quantize_group(const Format& f, const Search& search, float* y, uint
   for (int block = 0; block < blocks; block++) {
     const int byte = tried_scale(f, start[block], best[block] / 2) | (best[block] & 1) << 7;
     const float factor = 1.0f / s1e4m3(byte);
-    for (int i = block * B; i < (block + 1) * B; i += kLanes)
-      store(encode_ladder<Bits>(search, load(y + i) * factor), codes + i);
+    for (int i = block * B; i < (block + 1) * B; i += kLanes) {
+      const Floats v = load(y + i) * factor;
+      store(search.step ? encode_steps(f, search.step, v) : encode_ladder<Bits>(search, v), codes + i);
+    }
     if (!finite[block]) std::memset(codes + block * B, 0, B);
     scales[block] = finite[block] ? uint8_t(byte) : kNanScale;
   }

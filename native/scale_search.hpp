@@ -37,6 +37,7 @@ struct Search {
   alignas(64) int16_t inverse[32];    // by 8 * (1 + d) + m
   alignas(64) int32_t weight[32];
   alignas(64) float threshold[6][32];  // for the binary search of `encode_ladder`
+  float step;  // between any two neighbouring values; 0 if it is not the same
 };
 
 inline int distance(const Format& f, float value) {
@@ -58,6 +59,9 @@ void fill(const Format& f, Search& search) {
     search.inverse[row] = int16_t((2 * 65536 / twice + 1) / 2);
     search.weight[row] = twice * twice;
   }
+  search.step = f.values[1] - f.values[0];
+  for (int k = 1; k + 1 < 1 << f.code_bits; k++)
+    if (f.values[k + 1] - f.values[k] != search.step) search.step = 0;
   // Level l compares with thresholds that the outcomes so far select; bit l of the index is its
   // outcome, and the table of the level is in the order of that index.
   for (int index = 0; index < 1 << f.code_bits; index++) {
