@@ -74,20 +74,18 @@ void over_rows(int64_t rows, int64_t cols, int threads, Work work) {
 
 struct Layout {  // owns the tables that a Format points to
   Format format;
-  std::vector<float> values, thresholds;
+  std::vector<float> values;
   std::vector<int> steps;
 
   Layout(int block, int code_bits, int scale, int element, int mantissa_bits,
          int smallest_exponent, float largest, int largest_exponent, std::vector<float> values_,
-         std::vector<float> thresholds_, std::vector<int> steps_)
-      : values(std::move(values_)), thresholds(std::move(thresholds_)), steps(std::move(steps_)) {
+         std::vector<int> steps_)
+      : values(std::move(values_)), steps(std::move(steps_)) {
     if (block != 16 && block != 32) throw std::invalid_argument("block must be 16 or 32");
     if (Scale(scale) == Scale::micro && block != 16)
       throw std::invalid_argument("microexponents go with blocks of 16");
     if (code_bits < 1 || code_bits > 8 || values.size() != 1u << code_bits)
       throw std::invalid_argument("values must have 2**code_bits entries");
-    if (Element(element) == Element::ladder && thresholds.size() + 1 != values.size())
-      throw std::invalid_argument("a ladder needs a threshold between any two values");
     if (steps.empty() != (Element(element) != Element::ladder))
       throw std::invalid_argument("a ladder is what takes a scale search");
     if (!steps.empty() && (code_bits < 4 || code_bits > 6))
@@ -97,7 +95,7 @@ struct Layout {  // owns the tables that a Format points to
     for (int step : steps)
       if (step < -8 || step > 8) throw std::invalid_argument("scale steps must be within -8..8");
     format = {block, code_bits, Scale(scale), Element(element), Rule::floor, false, mantissa_bits,
-              smallest_exponent, largest, largest_exponent, values.data(), thresholds.data(),
+              smallest_exponent, largest, largest_exponent, values.data(),
               steps.empty() ? nullptr : steps.data()};
   }
   Layout(const Layout&) = delete;
@@ -161,7 +159,7 @@ void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> sca
 NB_MODULE(_native, m) {
   nb::class_<Layout>(m, "Layout")
       .def(nb::init<int, int, int, int, int, int, float, int, std::vector<float>,
-                    std::vector<float>, std::vector<int>>());
+                    std::vector<int>>());
   m.def("quantize", &quantize);
   m.def("dequantize", &dequantize);
   m.def("largest_finite", &largest_finite);

@@ -30,8 +30,7 @@ struct Format {
   int smallest_exponent;  // of a normal element (sign_magnitude), of the unit (twos_complement)
   float largest;          // largest magnitude of an element
   int largest_exponent;   // floor(log2(largest))
-  const float* values;      // value of each code: 2**code_bits
-  const float* thresholds;  // steps of a ladder: 2**code_bits - 1
+  const float* values;    // value of each code: 2**code_bits
   const int* steps;  // s1e4m3: kSteps scales to try, counted from the smallest that does not clip;
                      // null: take that one
 };

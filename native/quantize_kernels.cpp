@@ -76,22 +76,13 @@ void quantize_ue4m3(const Format& f, const float* x, float whole, uint8_t* codes
 
 // ---- S1E4M3 ------------------------------------------------------------------------------------
 
-// Encode with a ladder of equal steps, a power of two: rounding finds the nearest.
-INLINE Ints encode_steps(const Format& f, float step, Floats v) {
-  const Floats low = f.values[0] / step + Floats{};
-  const Floats high = low + float((1 << f.code_bits) - 1);
-  v = v * (1.0f / step);
-  v = v > low ? v : low;
-  v = v < high ? v : high;
-  return round_even(v) - int32_t(f.values[0] / step);
-}
-
-// Quantize up to 64 elements; y has room for 64.
-template <int B, int Bits>
+// Quantize `blocks` blocks of 64 elements; codes has room for 64.
+template <int B>
 INLINE void quantize_group(const Format& f, const Search& search, float* y, uint8_t* codes,
-                    uint8_t* scales, int blocks) {
+                           uint8_t* scales, int blocks) {
   constexpr int kBlocks = kGroup / B;
   int start[kBlocks], best[kBlocks];
+  float factor[kBlocks];
   bool finite[kBlocks];
   for (int block = 0; block < kBlocks; block++) {
     const int32_t amax = largest_bits<B>(y + block * B);
@@ -100,19 +91,17 @@ INLINE void quantize_group(const Format& f, const Search& search, float* y, uint
     start[block] = finite[block] ? smallest_scale(f, bits_as<float>(amax)) : 0;
   }
   search_group<B>(f, search, y, start, best);
-  for (int block = 0; block < blocks; block++) {
+  for (int block = 0; block < kBlocks; block++) {
     const int byte = tried_scale(f, start[block], best[block] / 2) | (best[block] & 1) << 7;
-    const float factor = 1.0f / s1e4m3(byte);
-    for (int i = block * B; i < (block + 1) * B; i += kLanes) {
-      const Floats v = load(y + i) * factor;
-      store(search.step ? encode_steps(f, search.step, v) : encode_ladder<Bits>(search, v), codes + i);
-    }
-    if (!finite[block]) std::memset(codes + block * B, 0, B);
-    scales[block] = finite[block] ? uint8_t(byte) : kNanScale;
+    factor[block] = 1.0f / s1e4m3(byte);
+    if (block < blocks) scales[block] = finite[block] ? uint8_t(byte) : kNanScale;
   }
+  encode_group<B>(search, y, factor, codes);
+  for (int block = 0; block < blocks; block++)
+    if (!finite[block]) std::memset(codes + block * B, 0, B);
 }
 
-template <int B, int Bits>
+template <int B>
 void quantize_searched(const Format& f, const Search& search, const float* x, int64_t cols,
                        float whole, uint8_t* codes, uint8_t* scales) {
   const float inverse = 1.0f / whole;  // a power of two: exact
@@ -129,7 +118,7 @@ void quantize_searched(const Format& f, const Search& search, const float* x, in
       for (int i = 0; i < kGroup; i++) y[i] = i < count ? x[start + i] * inverse : 0.0f;
     }
     const int blocks = int(ceil_divide(count, B));
-    quantize_group<B, Bits>(f, search, y, codes + start, scales + start / B, blocks);
+    quantize_group<B>(f, search, y, codes + start, scales + start / B, blocks);
   }
 }
 
@@ -236,9 +225,7 @@ void quantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last
     const float* x = t.values + row * t.cols;
     uint8_t* scales = t.scales + row * row_scales;
     if (!f.steps) quantize_blocks<B>(f, x, t.cols, t.scale, codes, scales);
-    else if (f.code_bits == 4) quantize_searched<B, 4>(f, search, x, t.cols, t.scale, codes, scales);
-    else if (f.code_bits == 5) quantize_searched<B, 5>(f, search, x, t.cols, t.scale, codes, scales);
-    else quantize_searched<B, 6>(f, search, x, t.cols, t.scale, codes, scales);
+    else quantize_searched<B>(f, search, x, t.cols, t.scale, codes, scales);
     if (t.cols % 8) std::memset(codes + t.cols, 0, size_t(8 - t.cols % 8));  // unused bits are 0
     pack_row(codes, t.cols, f.code_bits, t.codes + row * row_bytes);
   }

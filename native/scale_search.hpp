@@ -36,8 +36,7 @@ struct Search {
   alignas(64) uint8_t error[2][256];  // distance of a magnitude to the nearest value, by its sign
   alignas(64) int16_t inverse[32];    // by 8 * (1 + d) + m
   alignas(64) int32_t weight[32];
-  alignas(64) float threshold[6][32];  // for the binary search of `encode_ladder`
-  float step;  // between any two neighbouring values; 0 if it is not the same
+  alignas(64) uint8_t code[512];  // the nearest value of v, by floor(2 * v) + 256
 };
 
 inline int distance(const Format& f, float value) {
@@ -59,18 +58,11 @@ void fill(const Format& f, Search& search) {
     search.inverse[row] = int16_t((2 * 65536 / twice + 1) / 2);
     search.weight[row] = twice * twice;
   }
-  search.step = f.values[1] - f.values[0];
-  for (int k = 1; k + 1 < 1 << f.code_bits; k++)
-    if (f.values[k + 1] - f.values[k] != search.step) search.step = 0;
-  // Level l compares with thresholds that the outcomes so far select; bit l of the index is its
-  // outcome, and the table of the level is in the order of that index.
-  for (int index = 0; index < 1 << f.code_bits; index++) {
-    int position = 0;
-    for (int level = 0; level < f.code_bits; level++) {
-      const int half = 1 << (f.code_bits - 1 - level);
-      if (index < 1 << level) search.threshold[level][index] = f.thresholds[position + half - 1];
-      position += index >> level & 1 ? half : 0;
-    }
+  // Half-way between integers lie multiples of a half: between two of them the code is the same.
+  for (int twice = -256; twice < 256; twice++) {
+    int code = 0;
+    while (code + 1 < 1 << f.code_bits && f.values[code] + f.values[code + 1] <= float(twice)) code++;
+    search.code[twice + 256] = uint8_t(code);
   }
 }
 
@@ -81,21 +73,35 @@ INLINE int tried_scale(const Format& f, int start, int step) {
 
 #ifdef __AVX512VBMI__
 
-template <int Bits>
-INLINE Ints encode_ladder(const Search& search, Floats v) {
-  const __m512 y = bits_as<__m512>(v);
-  __m512i index = _mm512_setzero_si512(), code = _mm512_setzero_si512();
-#pragma GCC unroll 6
-  for (int level = 0; level < Bits; level++) {
-    const float* table = search.threshold[level];
-    __m512 threshold = _mm512_load_ps(table);
-    if (level == 5) threshold = _mm512_permutex2var_ps(threshold, index, _mm512_load_ps(table + 16));
-    else threshold = _mm512_permutexvar_ps(index, threshold);
-    const __mmask16 above = _mm512_cmp_ps_mask(y, threshold, _CMP_GT_OQ);
-    index = _mm512_mask_add_epi32(index, above, index, _mm512_set1_epi32(1 << level));
-    code = _mm512_mask_add_epi32(code, above, code, _mm512_set1_epi32(1 << (Bits - 1 - level)));
+// Encode 64 elements, each block by its factor.
+template <int B>
+INLINE void encode_group(const Search& search, const float* y, const float* factor,
+                         uint8_t* codes) {
+  __m256i twice[4];
+  for (int lane = 0; lane < 4; lane++) {
+    const __m512 scale = _mm512_set1_ps(2 * factor[lane * 16 / B]);
+    const __m512 v = _mm512_mul_ps(_mm512_load_ps(y + 16 * lane), scale);
+    twice[lane] = _mm512_cvtsepi32_epi16(
+        _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
   }
-  return bits_as<Ints>(code);
+  __m256i low[2];
+  __mmask32 high[2];
+  for (int half = 0; half < 2; half++) {
+    __m512i index = _mm512_inserti64x4(_mm512_castsi256_si512(twice[2 * half]), twice[2 * half + 1], 1);
+    index = _mm512_min_epi16(_mm512_set1_epi16(255), _mm512_max_epi16(_mm512_set1_epi16(-256), index));
+    high[half] = _mm512_cmpge_epi16_mask(index, _mm512_setzero_si512());
+    low[half] = _mm512_cvtepi16_epi8(index);
+  }
+  const __m512i index = _mm512_inserti64x4(_mm512_castsi256_si512(low[0]), low[1], 1);
+  const __mmask64 upper = _mm512_movepi8_mask(index), positive = __mmask64(high[1]) << 32 | high[0];
+  const uint8_t* table = search.code;
+  const auto look_up = [&](int start) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table + start), index,
+                                    _mm512_load_si512(table + start + 64));
+  };
+  const __m512i below = _mm512_mask_blend_epi8(upper, look_up(0), look_up(128));
+  const __m512i above = _mm512_mask_blend_epi8(upper, look_up(256), look_up(384));
+  _mm512_storeu_si512(codes, _mm512_mask_blend_epi8(positive, below, above));
 }
 
 // Sums of neighbours: lane 4i + j of the result is the sum of lanes 4i to 4i + 3 of the j-th.
@@ -207,18 +213,15 @@ INLINE void search_group(const Format& f, const Search& search, const float* y, 
 
 #else
 
-template <int Bits>
-INLINE Ints encode_ladder(const Search& search, Floats v) {
-  Ints code{};
-  for (int i = 0; i < kLanes; i++) {
-    int index = 0;
-    for (int level = 0; level < Bits; level++) {
-      const int above = v[i] > search.threshold[level][index];
-      index |= above << level;
-      code[i] |= above << (Bits - 1 - level);
-    }
+// Encode 64 elements, each block by its factor.
+template <int B>
+INLINE void encode_group(const Search& search, const float* y, const float* factor,
+                         uint8_t* codes) {
+  for (int i = 0; i < kGroup; i++) {
+    const float v = y[i] * (2 * factor[i / B]);
+    const int whole = int(v), floor = whole - (float(whole) > v);
+    codes[i] = search.code[clamp(floor, -256, 255) + 256];
   }
-  return code;
 }
 
 template <int B>

@@ -17,7 +17,6 @@ class Layout:
         largest: float,
         largest_exponent: int,
         values: list[float],
-        thresholds: list[float],
         steps: list[int],
         /,
     ) -> None: ...

@@ -161,13 +161,15 @@ def thresholds(format: Format, rounding: Rounding) -> Floats:
     """Return the steps of the ladder: value k is meant by thresholds[k-1] < v <= thresholds[k].
 
     Half-way between two values the even code wins, which for floats and integers is the IEEE rule;
-    so a threshold that belongs to the value above it is moved down by one float.
+    in the formats with a scale search, whose codes are mere positions, the upper one. A threshold
+    that belongs to the value above it is moved down by one float.
     """
     values, codes = ladder(format)
     if rounding is Rounding.TRUNCATE:
         return np.nextafter(values[1:], np.float32(-np.inf))
     middle = (values[1:] + values[:-1]) / np.float32(2)
-    return np.where(codes[1:] % 2 == 0, np.nextafter(middle, np.float32(-np.inf)), middle)
+    upper = (codes[1:] % 2 == 0) | bool(format.scale_steps)
+    return np.where(upper, np.nextafter(middle, np.float32(-np.inf)), middle)
 
 
 def encode(v: Floats, format: Format, rounding: Rounding) -> Bytes:

@@ -85,7 +85,6 @@ def threads() -> int:
 def layout(format: Format) -> _native.Layout:
     """Describe a format to the kernels."""
     values = [value for value in format.values if math.isfinite(value)]
-    steps: list[float] = []
     smallest_exponent = 0
     if format.sign_magnitude:
         element = "sign_magnitude"
@@ -95,7 +94,6 @@ def layout(format: Format) -> _native.Layout:
         smallest_exponent = int(math.log2(format.values[1]))
     elif len(values) <= LONGEST_LADDER:
         element = "ladder"
-        steps = reference.thresholds(format, Rounding.EVEN).tolist()
     else:
         element = "offset_integer"
     return _native.Layout(
@@ -108,6 +106,5 @@ def layout(format: Format) -> _native.Layout:
         format.largest,
         format.largest_exponent,
         list(format.values),
-        steps,
         list(format.scale_steps),
     )
