@@ -182,11 +182,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model, monkeypatch, tm
 
     forward, calls = TorchSession.forward, []
 
-    def interrupted(self, tokens):
+    def interrupted(self, tokens, last=None):
         calls.append(tokens)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return forward(self, tokens)
+        return forward(self, tokens, last)
 
     monkeypatch.setattr(TorchSession, "forward", interrupted)
     path = tmp_path / "talk.json"

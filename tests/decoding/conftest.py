@@ -56,8 +56,20 @@ class FakeModel:
         self.passes: list[int] = []  # tokens in each forward pass
         self.bad_position: int | None = None
 
+    @property
+    def vocabulary(self) -> int:
+        return self.tokenizer.size
+
     def session(self) -> FakeSession:
         return FakeSession(self)
+
+    def forward(
+        self,
+        sessions: Sequence[FakeSession],
+        tokens: Sequence[Sequence[int]],
+        last: int | None = None,
+    ) -> list[Logits]:
+        return [one.forward(ids, last) for one, ids in zip(sessions, tokens, strict=True)]
 
     def logits(self, context: Sequence[int]) -> np.ndarray:
         """What the model says after `context`, a plain function."""
@@ -80,7 +92,7 @@ class FakeSession:
     def length(self) -> int:
         return len(self.tokens)
 
-    def forward(self, tokens: Sequence[int]) -> Logits:
+    def forward(self, tokens: Sequence[int], last: int | None = None) -> Logits:
         if self.length + len(tokens) > self.model.context_length:
             raise StropError("too long")
         self.model.passes.append(len(tokens))
@@ -88,7 +100,7 @@ class FakeSession:
         for token in tokens:
             self.tokens.append(token)
             rows.append(self.model.logits(self.tokens))
-        return np.stack(rows)
+        return np.stack(rows if last is None else rows[max(0, len(rows) - last) :])
 
     def truncate(self, length: int) -> None:
         assert 0 <= length <= self.length

@@ -105,11 +105,11 @@ def test_a_pass_that_was_broken_off_leaves_nothing_behind(fake, monkeypatch):
     session = talk.cache.session
     forward = session.forward
 
-    def interrupted(tokens):
+    def interrupted(tokens, last):
         if session.length > 15:
             session.tokens.append(99)  # half a pass
             raise KeyboardInterrupt
-        return forward(tokens)
+        return forward(tokens, last)
 
     monkeypatch.setattr(session, "forward", interrupted)
     with pytest.raises(KeyboardInterrupt):

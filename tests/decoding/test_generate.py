@@ -126,11 +126,11 @@ def test_logits_that_are_not_finite_name_their_position(fake):
 
 
 def test_long_prompts_are_read_in_chunks(fake):
-    prompt = [2 + i % 250 for i in range(300)]
-    model = fake()
+    prompt = [2 + i % 250 for i in range(1100)]
+    model = fake(context_length=1200)
     completion = complete(model, prompt, dataclasses.replace(GREEDY, max_tokens=10))
-    assert model.passes[:3] == [128, 128, 44]
-    assert completion.tokens == plain(fake(), prompt, dataclasses.replace(GREEDY, max_tokens=10))
+    assert model.passes[:3] == [512, 512, 76]
+    assert completion.tokens == plain(model, prompt, dataclasses.replace(GREEDY, max_tokens=10))
 
 
 @pytest.mark.parametrize("shared", [0, 1, 7, 20])

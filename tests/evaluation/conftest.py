@@ -29,8 +29,13 @@ class TableModel:
         noisy = np.random.default_rng(1).normal(0.0, 1.0, self.tables.shape)
         self.tables += (noise * noisy).astype(np.float32)
 
+    vocabulary = VOCABULARY
+
     def session(self):
         return TableSession(self.tables)
+
+    def forward(self, sessions, tokens, last=None):
+        return [one.forward(ids, last) for one, ids in zip(sessions, tokens, strict=True)]
 
 
 class TableSession:
@@ -41,10 +46,11 @@ class TableSession:
     def length(self):
         return len(self.tokens)
 
-    def forward(self, tokens):
+    def forward(self, tokens, last=None):
         before = [0, *self.tokens, *tokens][-len(tokens) - 1 : -1]
         self.tokens.extend(tokens)
-        return self.tables[0][list(tokens)] + self.tables[1][before]
+        logits = self.tables[0][list(tokens)] + self.tables[1][before]
+        return logits if last is None else logits[max(0, len(logits) - last) :]
 
     def truncate(self, length):
         del self.tokens[length:]

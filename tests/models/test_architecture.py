@@ -251,7 +251,7 @@ def test_what_the_engine_lacks_is_named(changes: dict[str, Any], message: str) -
 
 def test_other_layers_are_named() -> None:
     changes = {"layer_types": ["full_attention"] * 4 + ["chunked_attention"]}
-    with pytest.raises(StropError, match="layers of type 'chunked_attention'.*--backend torch"):
+    with pytest.raises(StropError, match=r"layers of type 'chunked_attention'.*--backend torch"):
         parse(config_of("qwen3", **changes))
 
 

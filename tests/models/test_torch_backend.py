@@ -72,6 +72,43 @@ def test_rollback_goes_only_back(model: Model) -> None:
             session.truncate(length)
 
 
+@pytest.mark.parametrize("last", [0, 1, 3, 12, 50])
+def test_only_the_last_logits(model: Model, last: int) -> None:
+    session = model.session()
+    logits = session.forward(TOKENS, last=last)
+    assert session.length == len(TOKENS)
+    expected = model.session().forward(TOKENS)[max(0, len(TOKENS) - last) :]
+    np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_several_sessions_at_once(model: Model) -> None:
+    sessions = [model.session() for _ in range(3)]
+    sessions[1].forward(TOKENS[:4])
+    pieces = [TOKENS[:2], TOKENS[4:9], []]
+    for last in (None, 1):
+        for session, kept in zip(sessions, (0, 4, 0), strict=True):
+            session.truncate(kept)
+        logits = model.forward(sessions, pieces, last)
+        for session, kept, piece, rows in zip(sessions, (0, 4, 0), pieces, logits, strict=True):
+            assert session.length == kept + len(piece)
+            expected = model.session().forward(TOKENS[:kept] + piece)[kept:]
+            expected = expected if last is None else expected[len(expected) - 1 :]
+            np.testing.assert_allclose(rows, expected, atol=1e-4, rtol=0)
+
+
+def test_a_batch_is_checked_before_any_session_grows(model: Model) -> None:
+    first, second = model.session(), model.session()
+    for tokens in ([5, 264], [1] * 513):
+        with pytest.raises(StropError):
+            model.forward([first, second], [[1], tokens])
+    for sessions, tokens in (([first, first], [1, 2]), ([first], [1, 2])):
+        with pytest.raises(ValueError, match="only once|zip"):
+            model.forward(sessions, [[token] for token in tokens])
+    with pytest.raises(ValueError, match="negative"):
+        first.forward([1], last=-1)
+    assert (first.length, second.length) == (0, 0)
+
+
 def test_no_tokens_no_logits(model: Model) -> None:
     session = model.session()
     assert session.forward([]).shape == (0, session.forward([1]).shape[1])

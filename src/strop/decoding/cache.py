@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from strop.models.interface import Logits, Session
 
-PREFILL_CHUNK = 128  # rows of logits held at once while a prompt is read
+PREFILL_CHUNK = 512  # tokens of a prompt at once: what bounds memory, and the wait for Ctrl-C
 
 
 class CachedSession:
@@ -16,9 +16,9 @@ class CachedSession:
         self.session = session
         self.tokens: list[int] = []
 
-    def forward(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens and return their logits, float32 of shape (len(tokens), vocabulary)."""
-        logits = self.session.forward(tokens)
+    def forward(self, tokens: Sequence[int], last: int | None = None) -> Logits:
+        """Append tokens and return the logits of the last of them, see `Session.forward`."""
+        logits = self.session.forward(tokens, last)
         self.tokens.extend(tokens)
         return logits
 
@@ -36,7 +36,7 @@ class CachedSession:
         reused = common_prefix(self.tokens, prompt[:-1])
         self.truncate(reused)  # even if it is all of it: a pass broken off may have left more
         for start in range(reused, len(prompt), PREFILL_CHUNK):
-            logits = self.forward(prompt[start : start + PREFILL_CHUNK])
+            logits = self.forward(prompt[start : start + PREFILL_CHUNK], last=1)
         return logits[-1], reused
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,3 +54,8 @@ def known_sha256(path: Path) -> str:
     with suppress(StropError, OSError):
         write_json(note, digest)
     return digest
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over the names and contents of large files."""
+    return sha256_json([[path.name, known_sha256(path)] for path in paths])

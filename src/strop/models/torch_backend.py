@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from strop.console import say
-from strop.data import sha256_json
 from strop.errors import StropError, missing_extra
-from strop.models.cache import known_sha256
+from strop.models.cache import fingerprint
 from strop.models.checkpoint import open_checkpoint
-from strop.models.interface import Logits
+from strop.models.interface import Logits, check_forward
 from strop.models.packed import check_packed, is_packed
 from strop.models.tokenizer import Tokenizer
 
@@ -45,7 +44,7 @@ class TorchModel:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 over the names and contents of the weight files."""
-        return sha256_json([[path.name, known_sha256(path)] for path in self.files])
+        return fingerprint(self.files)
 
     @property
     def vocabulary(self) -> int:
@@ -55,6 +54,19 @@ class TorchModel:
     def session(self) -> TorchSession:
         """Open an empty sequence."""
         return TorchSession(self)
+
+    def forward(
+        self,
+        sessions: Sequence[TorchSession],
+        tokens: Sequence[Sequence[int]],
+        last: int | None = None,
+    ) -> list[Logits]:
+        """Append tokens to several sessions, one after another, see `Model.forward`."""
+        check_forward(self, sessions, tokens, last)
+        return [
+            session.extend(ids, len(ids) if last is None else min(last, len(ids)))
+            for session, ids in zip(sessions, tokens, strict=True)
+        ]
 
 
 class TorchSession:
@@ -70,27 +82,21 @@ class TorchSession:
         """Return the number of tokens in the cache."""
         return self._length
 
-    def forward(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens and return their logits, float32 of shape (len(tokens), vocabulary).
+    def forward(self, tokens: Sequence[int], last: int | None = None) -> Logits:
+        """Append tokens and return the logits of the last of them, see `Session.forward`."""
+        return self.model.forward([self], [tokens], last)[0]
 
-        Raises StropError when the context would grow beyond `Model.context_length`.
-        """
-        vocabulary = self.model.vocabulary
+    def extend(self, tokens: Sequence[int], keep: int) -> Logits:
+        """Append tokens that were checked; return the logits of the last `keep`."""
         if len(tokens) == 0:
-            return np.empty((0, vocabulary), dtype=np.float32)
-        if not 0 <= min(tokens) <= max(tokens) < vocabulary:
-            raise StropError(f"token ids must be from 0 to {vocabulary - 1}")
-        if self._length + len(tokens) > self.model.context_length:
-            raise StropError(
-                f"{self._length + len(tokens)} tokens do not fit into the context of "
-                f"{self.model.name} ({self.model.context_length})"
-            )
+            return np.empty((0, self.model.vocabulary), dtype=np.float32)
         try:
             with torch.no_grad():
                 output = self.model.network(
                     input_ids=torch.tensor([list(tokens)]),
                     past_key_values=self.cache,
                     use_cache=True,
+                    logits_to_keep=max(keep, 1),  # to transformers 0 means all
                 )
         except BaseException:
             # Ctrl-C between two layers must not leave them with different lengths.
@@ -98,7 +104,7 @@ class TorchSession:
             raise
         self._length += len(tokens)
         logits: Logits = output.logits[0].float().numpy()
-        return logits
+        return logits[len(logits) - keep :]
 
     def truncate(self, length: int) -> None:
         """Roll back to the first `length` tokens."""
