@@ -1,4 +1,4 @@
-// The Python face of the native code: checks shapes, picks the instruction set, splits the rows.
+// The Python face of quantizing: checks shapes, splits the rows.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -6,59 +6,21 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "quantize.hpp"
+#include "dispatch.hpp"
+#include "engine_bindings.hpp"
 
-namespace nb = nanobind;
 using namespace strop;
 
 namespace {
 
 template <typename T>
 using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-struct Isa {
-  const char* name;
-  const Kernels* kernels;
-  bool supported;
-};
-
-std::vector<Isa> instruction_sets() {  // the fastest first
-  std::vector<Isa> sets;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  sets.push_back({"avx512", &avx512::kernels,
-                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
-                      __builtin_cpu_supports("avx512vnni")});
-  sets.push_back({"avx2", &avx2::kernels,
-                  __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")});
-#endif
-  sets.push_back({"scalar", &scalar::kernels, true});
-  return sets;
-}
-
-// Read at every call, so that tests can compare the sets within one process.
-const Isa& choose() {
-  static const std::vector<Isa> sets = instruction_sets();
-  const char* wanted = std::getenv("STROP_ISA");
-  for (const Isa& set : sets) {
-    if (wanted ? std::string(wanted) == set.name : set.supported) {
-      if (!set.supported)
-        throw std::runtime_error("STROP_ISA=" + std::string(wanted) + ": not on this processor");
-      return set;
-    }
-  }
-  std::string names;
-  for (const Isa& set : sets) names += std::string(names.empty() ? "" : ", ") + set.name;
-  throw std::runtime_error("STROP_ISA=" + std::string(wanted) + ": choose from " + names);
-}
 
 template <typename Work>
 void over_rows(int64_t rows, int64_t cols, int threads, Work work) {
@@ -121,7 +83,7 @@ void quantize(const Layout& layout, int rule, bool truncate, Matrix<const float>
   format.rule = Rule(rule);
   format.truncate = truncate;
   const Tensor tensor{x.data(), nullptr, cols, tensor_scale, codes.data(), scales.data()};
-  const Kernels& kernels = *choose().kernels;
+  const Kernels& kernels = *instruction_set().kernels;
   nb::gil_scoped_release released;
   over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
     kernels.quantize(format, tensor, first, last);
@@ -130,7 +92,7 @@ void quantize(const Layout& layout, int rule, bool truncate, Matrix<const float>
 
 float largest_finite(Matrix<const float> x, int threads) {
   const int64_t rows = int64_t(x.shape(0)), cols = int64_t(x.shape(1));
-  const Kernels& kernels = *choose().kernels;
+  const Kernels& kernels = *instruction_set().kernels;
   nb::gil_scoped_release released;
   std::mutex lock;
   float largest = 0;
@@ -147,7 +109,7 @@ void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> sca
   const int64_t rows = int64_t(y.shape(0)), cols = int64_t(y.shape(1));
   layout.check(rows, cols, codes, scales);
   const Tensor tensor{nullptr, y.data(), cols, tensor_scale, codes.data(), scales.data()};
-  const Kernels& kernels = *choose().kernels;
+  const Kernels& kernels = *instruction_set().kernels;
   nb::gil_scoped_release released;
   over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
     kernels.dequantize(layout.format, tensor, first, last);
@@ -156,6 +118,8 @@ void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> sca
 
 }  // namespace
 
+const Format& strop::format_of(nb::handle layout) { return nb::cast<const Layout&>(layout).format; }
+
 NB_MODULE(_native, m) {
   nb::class_<Layout>(m, "Layout")
       .def(nb::init<int, int, int, int, int, int, float, int, std::vector<float>,
@@ -163,11 +127,12 @@ NB_MODULE(_native, m) {
   m.def("quantize", &quantize);
   m.def("dequantize", &dequantize);
   m.def("largest_finite", &largest_finite);
-  m.def("instruction_set", [] { return std::string(choose().name); });
+  m.def("instruction_set", [] { return std::string(instruction_set().name); });
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
-    for (const Isa& set : instruction_sets())
+    for (const InstructionSet& set : instruction_sets())
       if (set.supported) names.push_back(set.name);
     return names;
   });
+  bind_engine(m);
 }

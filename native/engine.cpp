@@ -1,0 +1,402 @@
+// See engine.hpp. All arithmetic is row by row, so a row gets the same bits whatever runs beside it.
+
+#include "engine.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.hpp"
+
+namespace strop {
+namespace {
+
+constexpr int64_t kRowsAtOnce = 512;  // more are computed in parts
+
+int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+
+void demand(bool condition, const std::string& what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+// Zeroed, aligned memory.
+template <typename T>
+std::shared_ptr<T> zeros(int64_t count) {
+  const size_t bytes = size_t(round_up(count * int64_t(sizeof(T)), kLine));
+  void* memory = std::aligned_alloc(kLine, bytes ? bytes : kLine);
+  if (!memory) throw std::bad_alloc();
+  std::memset(memory, 0, bytes);
+  return {static_cast<T*>(memory), [](T* at) { std::free(at); }};
+}
+
+struct Blocks {  // owns Activations
+  std::shared_ptr<int8_t> codes;
+  std::shared_ptr<float> scales;
+  std::shared_ptr<int32_t> offsets;
+  Activations view;
+
+  Blocks(int64_t rows, int64_t cols) {
+    const int64_t tiles = round_up(cols, kTile) / kTile;
+    codes = zeros<int8_t>(rows * tiles * kTile);
+    scales = zeros<float>(rows * tiles);
+    offsets = zeros<int32_t>(rows * tiles * 3);
+    view = {tiles, codes.get(), scales.get(), offsets.get()};
+  }
+};
+
+void add(float* x, const float* y, int64_t size) {
+  for (int64_t i = 0; i < size; i++) x[i] += y[i];
+}
+void add(float* x, const std::vector<float>& bias) { add(x, bias.data(), int64_t(bias.size())); }
+
+// Rotates the pairs (i, i + pairs) of a head.
+void rotate(float* x, const float* cosines, const float* sines, int64_t pairs) {
+  for (int64_t i = 0; i < pairs; i++) {
+    const float a = x[i], b = x[i + pairs];
+    x[i] = a * cosines[i] - b * sines[i];
+    x[i + pairs] = b * cosines[i] + a * sines[i];
+  }
+}
+
+}  // namespace
+
+// ---- Cache -------------------------------------------------------------------------------------
+
+Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
+    : engine_(std::move(engine)), format_(format) {
+  const Architecture& a = engine_->architecture();
+  const int64_t capacity = round_up(a.context, 2 * kKeys);
+  const int64_t size = format == CacheFormat::fp16 ? 2 : 1;
+  const int64_t blocks = round_up(a.head_dim, kTile) / kTile;
+  key_bytes_ = round_up(capacity * a.head_dim * size, kLine);
+  value_bytes_ = round_up(capacity * round_up(a.head_dim, kPanel) * size, kLine);
+  scale_bytes_ = format == CacheFormat::fp16 ? 0 : capacity * blocks * int64_t(sizeof(float));
+  head_bytes_ = key_bytes_ + value_bytes_ + 2 * scale_bytes_;
+  const size_t bytes = size_t(head_bytes_ * a.kv_heads * engine_->layers());
+  void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (start == MAP_FAILED) throw std::bad_alloc();
+  memory_ = {static_cast<uint8_t*>(start), [bytes](uint8_t* at) { munmap(at, bytes); }};
+}
+
+int64_t Cache::nbytes() const {
+  const Architecture& a = engine_->architecture();
+  const int64_t capacity = round_up(a.context, 2 * kKeys);
+  return head_bytes_ / capacity * length_ * a.kv_heads * engine_->layers();
+}
+
+void Cache::truncate(int64_t length) {
+  if (length < 0 || length > length_)
+    throw std::invalid_argument("cannot roll back " + std::to_string(length_) + " tokens to " +
+                                std::to_string(length));
+  length_ = length;
+}
+
+Head Cache::head(int64_t layer, int64_t index) const {
+  const Architecture& a = engine_->architecture();
+  uint8_t* keys = memory_.get() + (layer * a.kv_heads + index) * head_bytes_;
+  uint8_t* values = keys + key_bytes_;
+  auto* scales = reinterpret_cast<float*>(values + value_bytes_);
+  return {keys, values, scales, scales + scale_bytes_ / int64_t(sizeof(float)), a.head_dim,
+          round_up(a.head_dim, kPanel), round_up(a.head_dim, kTile) / kTile};
+}
+
+// ---- Engine ------------------------------------------------------------------------------------
+
+struct Engine::Buffers {
+  int64_t hidden, qkv, attended, inner, scores_stride;  // numbers in a row
+  int64_t key_at, value_at;                             // of qkv
+  std::shared_ptr<float> x, normed, qkv_out, attention, out, gate, up, gated, cosines, sines, scores;
+  std::shared_ptr<uint8_t> scratch;
+  int64_t scratch_size, scores_size;
+  Blocks of_hidden, of_attention, of_inner;
+
+  Buffers(const Architecture& a, int64_t rows, int64_t longest, int threads, int64_t scratch_bytes)
+      : hidden(round_up(a.hidden, kTile)),
+        attended(round_up(a.heads * a.head_dim, kTile)),
+        inner(round_up(a.intermediate, kTile)),
+        scores_stride(round_up(longest, 2 * kKeys) + 2 * kKeys),
+        of_hidden(rows, a.hidden),
+        of_attention(rows, a.heads * a.head_dim),
+        of_inner(rows, a.intermediate) {
+    key_at = round_up(a.heads * a.head_dim, kPanel);
+    value_at = key_at + round_up(a.kv_heads * a.head_dim, kPanel);
+    qkv = value_at + round_up(a.kv_heads * a.head_dim, kPanel);
+    x = zeros<float>(rows * hidden);
+    normed = zeros<float>(rows * hidden);
+    out = zeros<float>(rows * hidden);
+    qkv_out = zeros<float>(rows * qkv);
+    attention = zeros<float>(rows * attended);
+    gate = zeros<float>(rows * inner);
+    up = zeros<float>(rows * inner);
+    gated = zeros<float>(rows * inner);
+    cosines = zeros<float>(rows * int64_t(a.frequencies.size()));
+    sines = zeros<float>(rows * int64_t(a.frequencies.size()));
+    scores_size = kQueries * scores_stride;
+    scores = zeros<float>(threads * scores_size);
+    scratch_size = round_up(scratch_bytes, kLine);
+    scratch = zeros<uint8_t>(threads * scratch_size);
+  }
+};
+
+Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPointer embedding,
+               MatrixPointer head, std::vector<float> final_norm, int threads)
+    : architecture_(std::move(architecture)),
+      layers_(std::move(layers)),
+      embedding_(std::move(embedding)),
+      head_(head ? std::move(head) : embedding_),
+      final_norm_(std::move(final_norm)),
+      pool_(std::clamp(threads, 1, 1024)) {
+  const Architecture& a = architecture_;
+  demand(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0, "heads are not in groups");
+  demand(a.head_dim > 0 && a.context > 0 && a.context <= 1 << 30, "sizes are out of range");
+  demand(2 * int64_t(a.frequencies.size()) <= a.head_dim, "more is rotated than a head has");
+  const auto shape = [](const char* name, const MatrixPointer& m, int64_t rows, int64_t cols) {
+    demand(m && m->tiles().rows == rows && m->tiles().cols == cols,
+           std::string(name) + " has not the shape that the architecture gives");
+  };
+  const auto length = [](const char* name, const std::vector<float>& v, int64_t size, bool needed) {
+    demand(int64_t(v.size()) == size || (!needed && v.empty()),
+           std::string(name) + " has not the length that the architecture gives");
+  };
+  shape("embedding", embedding_, a.vocabulary, a.hidden);
+  shape("head", head_, a.vocabulary, a.hidden);
+  length("final_norm", final_norm_, a.hidden, true);
+  const int64_t queries = a.heads * a.head_dim, keys = a.kv_heads * a.head_dim;
+  for (const Layer& layer : layers_) {
+    shape("query", layer.query, queries, a.hidden);
+    shape("key", layer.key, keys, a.hidden);
+    shape("value", layer.value, keys, a.hidden);
+    shape("output", layer.output, a.hidden, queries);
+    shape("gate", layer.gate, a.intermediate, a.hidden);
+    shape("up", layer.up, a.intermediate, a.hidden);
+    shape("down", layer.down, a.hidden, a.intermediate);
+    length("input_norm", layer.input_norm, a.hidden, true);
+    length("mlp_norm", layer.mlp_norm, a.hidden, true);
+    length("query_bias", layer.query_bias, queries, false);
+    length("key_bias", layer.key_bias, keys, false);
+    length("value_bias", layer.value_bias, keys, false);
+    length("output_bias", layer.output_bias, a.hidden, false);
+    length("query_norm", layer.query_norm, a.head_dim, false);
+    length("key_norm", layer.key_norm, a.head_dim, false);
+  }
+}
+
+void Engine::forward(const std::vector<Cache*>& caches, const std::vector<Tokens>& tokens,
+                     int64_t last, float* logits) {
+  const std::lock_guard<std::mutex> held(lock_);
+  demand(caches.size() == tokens.size(), "as many sequences as lists of tokens");
+  std::vector<Row> rows;
+  int64_t wanted = 0;
+  for (size_t i = 0; i < caches.size(); i++) {
+    demand(caches[i]->engine() == this, "a cache of another model");
+    demand(std::count(caches.begin(), caches.end(), caches[i]) == 1, "a sequence appears twice");
+    const int64_t count = tokens[i].count, start = caches[i]->length();
+    demand(count <= architecture_.context - start, "the context is full");
+    for (int64_t t = 0; t < count; t++) {
+      const int32_t token = tokens[i].ids[t];
+      demand(token >= 0 && token < architecture_.vocabulary, "no such token");
+      rows.push_back({caches[i], start + t, token, count - t <= last ? wanted++ : -1});
+    }
+  }
+  kernels_ = instruction_set().engine;
+  broken_ = false;
+  for (size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
+    const auto from = rows.begin() + int64_t(first);
+    run_rows({from, rows.end() - from > kRowsAtOnce ? from + kRowsAtOnce : rows.end()}, logits);
+  }
+  if (broken_) throw std::runtime_error("the packed weights hold codes or scales that are not numbers");
+  for (size_t i = 0; i < caches.size(); i++) caches[i]->length_ += tokens[i].count;
+}
+
+// Few rows are not worth waking the other threads for.
+template <typename Work>
+void Engine::over_rows(int64_t rows, const Work& work) {
+  const int64_t at_once = std::max<int64_t>(2, rows / (4 * threads()));
+  pool_.run((rows + at_once - 1) / at_once, [&](int64_t task, int thread) {
+    const int64_t end = std::min(rows, (task + 1) * at_once);
+    for (int64_t row = task * at_once; row < end; row++) work(row, thread);
+  });
+}
+
+// Products of the same activations; out[row * stride + r].
+void Engine::multiply(const std::vector<Product>& products, const Activations& a, int64_t rows,
+                      int64_t stride, Buffers& b) {
+  int64_t panels = 0;
+  for (const Product& product : products) panels += product.matrix->tiles().panels;
+  const int64_t at_once = std::clamp<int64_t>(panels / (8 * threads()), 1, 64);
+  pool_.run((panels + at_once - 1) / at_once, [&](int64_t task, int thread) {
+    uint8_t* widened = b.scratch.get() + thread * b.scratch_size;
+    uint8_t* streamed = widened + a.tiles * kTile * kPanel;
+    const int64_t end = std::min(panels, (task + 1) * at_once);
+    size_t which = 0;
+    int64_t before = 0;
+    for (int64_t index = task * at_once; index < end; index++) {
+      while (index - before >= products[which].matrix->tiles().panels)
+        before += products[which++].matrix->tiles().panels;
+      const Matrix& matrix = *products[which].matrix;
+      const Panel panel = matrix.panel(index - before, streamed);
+      if (!panel.valid) broken_ = true;
+      kernels_->multiply(matrix.tiles(), panel, a, rows, widened,
+                         products[which].out + (index - before) * kPanel, stride);
+    }
+  });
+}
+
+void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
+  const Architecture& a = architecture_;
+  const int64_t count = int64_t(rows.size()), pairs = int64_t(a.frequencies.size());
+  int64_t longest = 0, scratch = 0;
+  for (const Row& row : rows) longest = std::max(longest, row.position + 1);
+  const auto needs = [&](const Matrix& matrix) {
+    scratch = std::max(scratch, matrix.tiles().tiles * kTile * kPanel + matrix.scratch_bytes());
+  };
+  needs(*head_);
+  for (const Layer& layer : layers_)
+    for (const MatrixPointer& m : {layer.query, layer.key, layer.value, layer.output, layer.gate,
+                                   layer.up, layer.down})
+      needs(*m);
+  Buffers b(a, count, longest, threads(), scratch);
+
+  over_rows(count, [&](int64_t r, int) {
+    embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden);
+    for (int64_t i = 0; i < pairs; i++) {
+      const float angle = float(rows[size_t(r)].position) * a.frequencies[size_t(i)];
+      b.cosines.get()[r * pairs + i] = float(std::cos(double(angle))) * a.rotary_scale;
+      b.sines.get()[r * pairs + i] = float(std::sin(double(angle))) * a.rotary_scale;
+    }
+  });
+  for (int64_t layer = 0; layer < layers(); layer++) run_layer(layer, rows, b);
+
+  std::vector<int64_t> wanted;
+  for (int64_t r = 0; r < count; r++)
+    if (rows[size_t(r)].logits >= 0) wanted.push_back(r);
+  if (wanted.empty()) return;
+  const int64_t results = int64_t(wanted.size());
+  over_rows(results, [&](int64_t i, int) {
+    float* y = b.normed.get() + i * b.hidden;
+    kernels_->rms_norm(b.x.get() + wanted[size_t(i)] * b.hidden, final_norm_.data(), a.hidden,
+                       a.norm_epsilon, y);
+    kernels_->quantize(y, a.hidden, b.of_hidden.view, i);
+  });
+  // Rows of logits lie one after another, and wanted rows in the same order.
+  float* to = logits + rows[size_t(wanted[0])].logits * a.vocabulary;
+  const int64_t stride = round_up(a.vocabulary, kPanel);
+  if (stride == a.vocabulary) {
+    multiply({{head_.get(), to}}, b.of_hidden.view, results, stride, b);
+    return;
+  }
+  const std::shared_ptr<float> padded = zeros<float>(results * stride);
+  multiply({{head_.get(), padded.get()}}, b.of_hidden.view, results, stride, b);
+  for (int64_t i = 0; i < results; i++)
+    std::memcpy(to + i * a.vocabulary, padded.get() + i * stride, size_t(a.vocabulary) * sizeof(float));
+}
+
+void Engine::run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b) {
+  const Architecture& a = architecture_;
+  const Layer& layer = layers_[size_t(index)];
+  const int64_t count = int64_t(rows.size());
+  over_rows(count, [&](int64_t r, int) {
+    float* y = b.normed.get() + r * b.hidden;
+    kernels_->rms_norm(b.x.get() + r * b.hidden, layer.input_norm.data(), a.hidden, a.norm_epsilon, y);
+    kernels_->quantize(y, a.hidden, b.of_hidden.view, r);
+  });
+  float* qkv = b.qkv_out.get();
+  multiply({{layer.query.get(), qkv}, {layer.key.get(), qkv + b.key_at}, {layer.value.get(), qkv + b.value_at}},
+           b.of_hidden.view, count, b.qkv, b);
+  over_rows(count, [&](int64_t r, int) { place_keys(index, rows, b, r); });
+  attend(index, rows, b);
+  over_rows(count, [&](int64_t r, int) {
+    kernels_->quantize(b.attention.get() + r * b.attended, a.heads * a.head_dim, b.of_attention.view, r);
+  });
+  multiply({{layer.output.get(), b.out.get()}}, b.of_attention.view, count, b.hidden, b);
+  over_rows(count, [&](int64_t r, int) {
+    float* x = b.x.get() + r * b.hidden;
+    float* y = b.normed.get() + r * b.hidden;
+    add(x, b.out.get() + r * b.hidden, a.hidden);
+    add(x, layer.output_bias);
+    kernels_->rms_norm(x, layer.mlp_norm.data(), a.hidden, a.norm_epsilon, y);
+    kernels_->quantize(y, a.hidden, b.of_hidden.view, r);
+  });
+  multiply({{layer.gate.get(), b.gate.get()}, {layer.up.get(), b.up.get()}}, b.of_hidden.view, count, b.inner, b);
+  over_rows(count, [&](int64_t r, int) {
+    float* y = b.gated.get() + r * b.inner;
+    kernels_->gate(b.gate.get() + r * b.inner, b.up.get() + r * b.inner,
+                   round_up(a.intermediate, kPanel), y);
+    std::fill(y + a.intermediate, y + b.inner, 0.0f);  // the rows that fill up a panel
+    kernels_->quantize(y, a.intermediate, b.of_inner.view, r);
+  });
+  multiply({{layer.down.get(), b.out.get()}}, b.of_inner.view, count, b.hidden, b);
+  over_rows(count, [&](int64_t r, int) {
+    add(b.x.get() + r * b.hidden, b.out.get() + r * b.hidden, a.hidden);
+  });
+}
+
+// Biases, norms and rotation of the queries and keys of a row; keys and values go to the cache.
+void Engine::place_keys(int64_t index, const std::vector<Row>& rows, Buffers& b, int64_t r) {
+  const Architecture& a = architecture_;
+  const Layer& layer = layers_[size_t(index)];
+  const int64_t pairs = int64_t(a.frequencies.size());
+  const float* cosines = b.cosines.get() + r * pairs;
+  const float* sines = b.sines.get() + r * pairs;
+  float* query = b.qkv_out.get() + r * b.qkv;
+  float* key = query + b.key_at;
+  float* value = query + b.value_at;
+  add(query, layer.query_bias);
+  add(key, layer.key_bias);
+  add(value, layer.value_bias);
+  const auto prepare = [&](float* head, const std::vector<float>& norm) {
+    if (!norm.empty()) kernels_->rms_norm(head, norm.data(), a.head_dim, a.norm_epsilon, head);
+    if (layer.rotary) rotate(head, cosines, sines, pairs);
+  };
+  for (int64_t h = 0; h < a.heads; h++) prepare(query + h * a.head_dim, layer.query_norm);
+  const Row& row = rows[size_t(r)];
+  for (int64_t h = 0; h < a.kv_heads; h++) {
+    prepare(key + h * a.head_dim, layer.key_norm);
+    kernels_->store(row.cache->format(), row.cache->head(index, h), row.position,
+                    key + h * a.head_dim, value + h * a.head_dim);
+  }
+}
+
+// Queries of a sequence that share a head of keys are worked on together, up to kQueries of them.
+void Engine::attend(int64_t index, const std::vector<Row>& rows, Buffers& b) {
+  const Architecture& a = architecture_;
+  const int64_t count = int64_t(rows.size()), group = a.heads / a.kv_heads;
+  const float factor = 1.0f / std::sqrt(float(a.head_dim));
+  struct Unit { int64_t first, end, head, heads; };  // rows, query heads
+  std::vector<Unit> units;
+  const bool few = count * a.kv_heads < 4 * threads();  // then each head is a unit
+  const int64_t heads = few ? 1 : std::min<int64_t>(group, kQueries);
+  for (int64_t first = 0, end; first < count; first = end) {
+    end = first + 1;
+    while (end < count && rows[size_t(end)].cache == rows[size_t(first)].cache && (end - first + 1) * heads <= kQueries)
+      end++;
+    for (int64_t g = 0; g < a.kv_heads; g++)
+      for (int64_t h = 0; h < group; h += heads)
+        units.push_back({first, end, g * group + h, std::min(heads, group - h)});
+  }
+  const int64_t window = layers_[size_t(index)].window;
+  pool_.run(int64_t(units.size()), [&](int64_t task, int thread) {
+    const Unit& unit = units[size_t(task)];
+    const Cache& cache = *rows[size_t(unit.first)].cache;
+    Query queries[kQueries];
+    int n = 0;
+    for (int64_t r = unit.first; r < unit.end; r++)
+      for (int64_t h = unit.head; h < unit.head + unit.heads; h++) {
+        const int64_t last = rows[size_t(r)].position;
+        queries[n++] = {b.qkv_out.get() + r * b.qkv + h * a.head_dim,
+                        b.attention.get() + r * b.attended + h * a.head_dim,
+                        window ? std::max<int64_t>(0, last - window + 1) : 0, last};
+      }
+    kernels_->attend(cache.format(), cache.head(index, unit.head / group), queries, n, factor,
+                     b.scores.get() + thread * b.scores_size, b.scores_stride);
+  });
+}
+
+}  // namespace strop

@@ -1,0 +1,108 @@
+// A decoder-only transformer over packed matrices.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "engine_kernels.hpp"
+#include "threads.hpp"
+#include "tiles.hpp"
+
+namespace strop {
+
+using MatrixPointer = std::shared_ptr<const Matrix>;
+
+struct Layer {
+  MatrixPointer query, key, value, output, gate, up, down;
+  std::vector<float> input_norm, mlp_norm;
+  std::vector<float> query_bias, key_bias, value_bias, output_bias;  // empty: none
+  std::vector<float> query_norm, key_norm;                           // empty: none
+  int64_t window;  // positions that a query sees, its own included; 0: all
+  bool rotary;     // whether queries and keys are rotated by their position
+};
+
+struct Architecture {
+  int64_t hidden, heads, kv_heads, head_dim, intermediate, vocabulary, context;
+  float norm_epsilon;
+  std::vector<float> frequencies;  // angle per position of each rotated pair of dimensions
+  float rotary_scale;              // of sine and cosine
+};
+
+class Engine;
+
+// Keys and values of one sequence, in memory for the whole context that is taken as it fills.
+class Cache {
+ public:
+  Cache(std::shared_ptr<Engine> engine, CacheFormat format);
+
+  int64_t length() const { return length_; }
+  int64_t nbytes() const;  // of the positions in use
+  void truncate(int64_t length);
+  CacheFormat format() const { return format_; }
+  Head head(int64_t layer, int64_t head) const;
+  const Engine* engine() const { return engine_.get(); }
+
+ private:
+  friend class Engine;
+  std::shared_ptr<Engine> engine_;
+  CacheFormat format_;
+  int64_t length_ = 0;
+  int64_t key_bytes_, value_bytes_, scale_bytes_, head_bytes_;
+  std::shared_ptr<uint8_t> memory_;
+};
+
+struct Tokens {
+  const int32_t* ids;
+  int64_t count;
+};
+
+class Engine {
+ public:
+  // Throws std::invalid_argument where shapes do not fit together.
+  Engine(Architecture architecture, std::vector<Layer> layers, MatrixPointer embedding,
+         MatrixPointer head, std::vector<float> final_norm, int threads);
+
+  // Appends tokens to sequences and writes the logits of the last `last` tokens of each, or of all
+  // where there are fewer: rows of `vocabulary` numbers. Caches grow once all is computed.
+  void forward(const std::vector<Cache*>& caches, const std::vector<Tokens>& tokens, int64_t last,
+               float* logits);
+
+  const Architecture& architecture() const { return architecture_; }
+  int64_t layers() const { return int64_t(layers_.size()); }
+  int threads() const { return pool_.threads(); }
+
+ private:
+  struct Product {
+    const Matrix* matrix;
+    float* out;
+  };
+  struct Row {  // one token
+    const Cache* cache;
+    int64_t position;
+    int32_t token;
+    int64_t logits;  // row of the logits, or -1
+  };
+  struct Buffers;
+
+  void run_rows(const std::vector<Row>& rows, float* logits);
+  void run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b);
+  void attend(int64_t layer, const std::vector<Row>& rows, Buffers& b);
+  void place_keys(int64_t layer, const std::vector<Row>& rows, Buffers& b, int64_t row);
+  void multiply(const std::vector<Product>& products, const Activations& a, int64_t rows,
+                int64_t stride, Buffers& b);
+  template <typename Work>
+  void over_rows(int64_t rows, const Work& work);
+
+  Architecture architecture_;
+  std::vector<Layer> layers_;
+  MatrixPointer embedding_, head_;
+  std::vector<float> final_norm_;
+  Pool pool_;
+  std::mutex lock_;  // one pass at a time
+  const EngineKernels* kernels_ = nullptr;
+  std::atomic<bool> broken_{false};  // a panel held what is no number
+};
+
+}  // namespace strop

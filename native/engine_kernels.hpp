@@ -1,0 +1,65 @@
+// What the engine asks of an instruction set. Every set gives the same bits: integers do not round,
+// and floats are added in an order that depends neither on the set nor on how many rows there are.
+#pragma once
+
+#include <cstdint>
+
+#include "tiles.hpp"
+
+namespace strop {
+
+// Rows of numbers in blocks of 32 integers of eight bits (-127..127), with a float scale for each.
+struct Activations {
+  int64_t tiles;     // blocks of a row
+  int8_t* codes;     // rows of 32 * tiles
+  float* scales;     // rows of tiles
+  int32_t* offsets;  // rows of 3 * tiles: -128 times the sum of the first 16 codes, the last, all
+};
+
+enum class CacheFormat : int { fp16, bfp8 };
+
+// The keys and values of one head, which lie as follows; positions are padded to whole key tiles.
+//   fp16: keys (tile of 16 positions, dimension, position), values (position, padded dimension)
+//   bfp8: the same in int8, and float scales: keys (tile, block of 32 dimensions, position), values
+//         (position, block)
+struct Head {
+  uint8_t* keys;
+  uint8_t* values;
+  float* key_scales;
+  float* value_scales;
+  int64_t size;    // of a key, in numbers
+  int64_t padded;  // the same, rounded up to 16
+  int64_t blocks;  // of 32 numbers in a key
+};
+
+constexpr int kKeys = 16;    // positions in a tile of keys
+constexpr int kQueries = 8;  // that are worked on together
+
+struct Query {
+  const float* query;
+  float* output;
+  int64_t first, last;  // positions that it sees, both included
+};
+
+struct EngineKernels {
+  // cols numbers; those up to a multiple of 32 are zero.
+  void (*quantize)(const float* x, int64_t cols, const Activations& to, int64_t row);
+  // out[row * stride + r] for the rows of activations and the 16 rows of a panel. `scratch` is room
+  // for the panel in eight bits: 16 * 32 * tiles bytes, aligned.
+  void (*multiply)(const Tiles&, Panel, const Activations&, int64_t rows, uint8_t* scratch,
+                   float* out, int64_t stride);
+  void (*rms_norm)(const float* x, const float* weight, int64_t size, float epsilon, float* y);
+  void (*gate)(const float* gate, const float* up, int64_t size, float* y);  // silu(gate) * up
+  void (*store)(CacheFormat, const Head&, int64_t position, const float* key, const float* value);
+  // `scores` is room for count rows of `stride` floats, stride being a multiple of 32 beyond all
+  // positions.
+  void (*attend)(CacheFormat, const Head&, const Query* queries, int count, float factor,
+                 float* scores, int64_t stride);
+};
+
+namespace scalar { extern const EngineKernels engine_kernels; }
+namespace avx2 { extern const EngineKernels engine_kernels; }
+namespace avxvnni { extern const EngineKernels engine_kernels; }
+namespace avx512 { extern const EngineKernels engine_kernels; }
+
+}  // namespace strop

@@ -1,0 +1,89 @@
+// See threads.hpp.
+
+#include "threads.hpp"
+
+#include <chrono>
+
+namespace strop {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kPatience = std::chrono::microseconds(50);
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Look for a change of `value` for a while, then sleep until there is one.
+void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
+  const auto until = Clock::now() + kPatience;
+  do {
+    for (int i = 0; i < 64; i++) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      pause();
+    }
+  } while (Clock::now() < until);
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+Pool::Pool(int threads) {
+  for (int i = 1; i < threads; i++) workers_.emplace_back(&Pool::serve, this, i);
+}
+
+Pool::~Pool() {
+  closing_.store(true, std::memory_order_relaxed);
+  job_.fetch_add(1, std::memory_order_release);
+  job_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+// Takes and does one task of a job; false when there is none left.
+bool Pool::take(uint32_t job, int thread) {
+  const uint32_t tasks = tasks_.load(std::memory_order_acquire);
+  const Call call = call_.load(std::memory_order_acquire);
+  const void* work = work_.load(std::memory_order_acquire);
+  uint64_t next = next_.load(std::memory_order_acquire);
+  do {
+    if (uint32_t(next >> 32) != job || uint32_t(next) >= tasks) return false;
+  } while (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel));
+  call(work, int64_t(uint32_t(next)), thread);
+  if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == tasks) done_.notify_one();
+  return true;
+}
+
+void Pool::serve(int thread) {
+  uint32_t seen = 0;
+  for (;;) {
+    wait_while(job_, seen);
+    seen = job_.load(std::memory_order_acquire);
+    if (closing_.load(std::memory_order_relaxed)) return;
+    while (take(seen, thread)) {
+    }
+  }
+}
+
+void Pool::run_job(int64_t tasks, Call call, const void* work) {
+  const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
+  // While the fields change, `next_` belongs to no job: a worker that comes late takes nothing.
+  next_.store(uint64_t(job - 1) << 32 | UINT32_MAX, std::memory_order_seq_cst);
+  tasks_.store(uint32_t(tasks), std::memory_order_release);
+  call_.store(call, std::memory_order_release);
+  work_.store(work, std::memory_order_release);
+  done_.store(0, std::memory_order_release);
+  next_.store(uint64_t(job) << 32, std::memory_order_release);
+  job_.store(job, std::memory_order_release);
+  job_.notify_all();
+  while (take(job, 0)) {
+  }
+  for (uint32_t done; (done = done_.load(std::memory_order_acquire)) != uint32_t(tasks);)
+    wait_while(done_, done);
+}
+
+}  // namespace strop

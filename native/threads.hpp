@@ -1,0 +1,56 @@
+// A pool of threads for many short jobs.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace strop {
+
+// A job is a number of tasks, which the caller and the workers take one by one. The caller waits for
+// tasks that were begun, never for a worker to wake: one that sleeps, or has lost its processor to
+// another process, delays nothing. Between jobs, workers look for the next one for some tens of
+// microseconds and then sleep.
+class Pool {
+ public:
+  explicit Pool(int threads);  // the caller's included
+  ~Pool();
+  Pool(const Pool&) = delete;
+
+  int threads() const { return int(workers_.size()) + 1; }
+
+  // Calls work(task, thread) for each task; thread is below threads(). One caller at a time.
+  template <typename Work>
+  void run(int64_t tasks, const Work& work) {
+    if (workers_.empty() || tasks == 1) {
+      for (int64_t task = 0; task < tasks; task++) work(task, 0);
+      return;
+    }
+    const auto call = [](const void* self, int64_t task, int thread) {
+      (*static_cast<const Work*>(self))(task, thread);
+    };
+    run_job(tasks, call, &work);
+  }
+
+ private:
+  using Call = void (*)(const void* work, int64_t task, int thread);
+
+  void run_job(int64_t tasks, Call call, const void* work);
+  bool take(uint32_t job, int thread);
+  void serve(int thread);
+
+  std::vector<std::thread> workers_;
+  // The number of the job in the upper half, that of its next task in the lower: one exchange takes
+  // a task, and fails when the job is over.
+  alignas(64) std::atomic<uint64_t> next_{0};
+  alignas(64) std::atomic<uint32_t> done_{0};
+  alignas(64) std::atomic<uint32_t> job_{0};  // what sleeping workers watch
+  std::atomic<uint32_t> tasks_{0};
+  std::atomic<Call> call_{nullptr};
+  std::atomic<const void*> work_{nullptr};
+  std::atomic<bool> closing_{false};
+};
+
+}  // namespace strop
