@@ -1,6 +1,6 @@
 """The native extension: kernels that give the same bits as `strop.blockfp.reference`."""
 
-from numpy import float32, uint8
+from numpy import float32, int32, uint8
 from numpy.typing import NDArray
 
 class Layout:
@@ -53,3 +53,107 @@ def instruction_set() -> str:
 
 def instruction_sets() -> list[str]:
     """Return the instruction sets that this processor has, the fastest first."""
+
+def runs_format(layout: Layout, /) -> bool:
+    """Tell whether the engine multiplies this format: small integers under one scale per block."""
+
+class Matrix:
+    """A packed matrix (rows, cols), ready to be multiplied."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        codes: NDArray[uint8],
+        scales: NDArray[uint8],
+        tensor_scale: float,
+        cols: int,
+        resident: bool,
+        threads: int,
+        /,
+    ) -> None:
+        """Take the parts of a packed tensor, see `strop.blockfp.BlockTensor`.
+
+        `resident` copies them, arranged for the processor; otherwise they are arranged again at
+        every use, and the arrays kept. ValueError for what cannot be multiplied, such as a NaN.
+        """
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory of its own."""
+
+class Layer:
+    """One decoder layer: attention and MLP."""
+
+    def __init__(
+        self,
+        *,
+        query: Matrix,
+        key: Matrix,
+        value: Matrix,
+        output: Matrix,
+        gate: Matrix,
+        up: Matrix,
+        down: Matrix,
+        input_norm: NDArray[float32],
+        mlp_norm: NDArray[float32],
+        query_bias: NDArray[float32] | None,
+        key_bias: NDArray[float32] | None,
+        value_bias: NDArray[float32] | None,
+        output_bias: NDArray[float32] | None,
+        query_norm: NDArray[float32] | None,
+        key_norm: NDArray[float32] | None,
+        window: int,
+        rotary: bool,
+    ) -> None:
+        """Join matrices and vectors; `query_norm` and `key_norm` have one element per head's.
+
+        `window` is the number of keys that a query sees, counted back from its own; 0 means all.
+        """
+
+class Engine:
+    """A decoder: weights that any number of caches share."""
+
+    def __init__(
+        self,
+        *,
+        layers: list[Layer],
+        embedding: Matrix,
+        head: Matrix | None,
+        final_norm: NDArray[float32],
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        norm_epsilon: float,
+        frequencies: NDArray[float32],
+        rotary_scale: float,
+        context: int,
+        threads: int,
+    ) -> None:
+        """Join layers; without `head`, the embedding is the head. ValueError if shapes differ."""
+
+    def forward(
+        self, caches: list[Cache], tokens: list[NDArray[int32]], last: int, /
+    ) -> NDArray[float32]:
+        """Append tokens to each cache; return the logits of the last `last` of each, stacked.
+
+        Releases the GIL. Caches have grown when it returns, not when it raises.
+        """
+
+class Cache:
+    """The keys and values of one sequence, kept as "fp16" or "bfp8"."""
+
+    def __init__(self, engine: Engine, format: str, /) -> None: ...
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+
+    def truncate(self, length: int, /) -> None:
+        """Keep the first `length` tokens."""

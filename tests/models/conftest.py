@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tests.models.packed_models import FAMILIES
 from tokenizers import pre_tokenizers
+
+from strop.models import pack
 
 CONFIGS = {
     "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
     "smollm3": transformers.SmolLM3Config,
@@ -177,6 +182,24 @@ def tiny_gguf(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A valid llama GGUF with quantized matrices."""
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     return save_gguf(path, tiny_network, kind="Q8_0")
+
+
+@pytest.fixture(scope="session")
+def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Build a random model of a family, pack it, and return the directory; each only once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(family: str = "llama", format: str = "bfp5") -> Path:
+        if (family, format) not in made:
+            directory = tmp_path_factory.mktemp(f"{family}-{format}")
+            network_of(family, **FAMILIES[family]).save_pretrained(directory / "plain")
+            for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+                shutil.copyfile(tiny_model / name, directory / "plain" / name)
+            pack(str(directory / "plain"), format, directory / "packed")
+            made[family, format] = directory / "packed"
+        return made[family, format]
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,7 @@ def test_a_batch_is_checked_before_any_session_grows(model: Model) -> None:
         with pytest.raises(StropError):
             model.forward([first, second], [[1], tokens])
     for sessions, tokens in (([first, first], [1, 2]), ([first], [1, 2])):
-        with pytest.raises(ValueError, match="only once|zip"):
+        with pytest.raises(ValueError, match=r"only once|zip"):
             model.forward(sessions, [[token] for token in tokens])
     with pytest.raises(ValueError, match="negative"):
         first.forward([1], last=-1)

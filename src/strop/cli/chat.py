@@ -6,24 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from strop.cli.generate import (
-    MaxTokens,
-    MinP,
-    RepetitionPenalty,
-    Seed,
-    Stop,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    chosen_sampling,
-    show,
-    speed,
-)
+from strop.cli.generate import show, speed
+from strop.cli.options import Backend, Chosen, KeyValues, Model, System, with_sampling
 from strop.console import say
 from strop.errors import StropError, StropFailure, unknown_name
 
@@ -31,22 +17,13 @@ if TYPE_CHECKING:
     from strop.decoding import Conversation
 
 
+@with_sampling
 def chat(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="An alias (smollm2), a model directory, a .gguf file or a hub id.", metavar="MODEL"
-        ),
-    ],
+    model: Model,
+    sampling: Chosen,
     system: System = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = None,
-    stop: Stop = None,
-    max_tokens: MaxTokens = None,
-    seed: Seed = None,
+    backend: Backend = None,
+    kv: KeyValues = None,
 ) -> None:
     """Talk with a chat model.
 
@@ -63,23 +40,14 @@ def chat(
 
       printf 'My name is Ada.\\nWhat is my name?\\n' | strop chat smollm2
     """
-    from strop.decoding import Conversation
+    from strop.decoding import Conversation, Sampling
     from strop.models import load
 
-    sampling = chosen_sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        max_tokens=max_tokens,
-        seed=seed,
-    )
-    loaded = load(model)
+    settings = Sampling(**sampling)
+    loaded = load(model, backend, kv)
     if loaded.tokenizer.template is None:
         raise StropError(f"{model} has no chat template: use  strop generate {model} PROMPT")
-    talk = Conversation(loaded, sampling, system)
+    talk = Conversation(loaded, settings, system)
     say(f"{model}: /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
     for line in typed_lines():
         try:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strop.cli.options import Backend, KeyValues
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,11 +35,15 @@ def check(
     tokens: Annotated[int, typer.Option(help="Most tokens to measure on.")] = 16384,
     chunk: Annotated[int, typer.Option(help="Tokens per independent piece of text.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    backend: Backend = None,
+    kv: KeyValues = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what packing cost: perplexity, divergence and agreement, with intervals.
 
     Both models read the same pieces of text, and their difference is taken within each piece.
+    A packed model is measured as it runs on the native engine, which rounds activations as well;
+    with --backend torch, only its weights differ. The other model takes its own default backend.
 
     [bold]Examples[/bold]
 
@@ -52,7 +58,7 @@ def check(
     from strop.models import load
 
     content = read_text(text) if text else default_text()
-    candidate = load(packed)
+    candidate = load(packed, backend, kv)
     source = load(against or packed_from(candidate.config, packed))
     result = check(candidate, source, content, tokens=tokens, chunk=chunk, seed=seed)
     if as_json:

@@ -103,7 +103,14 @@ def compare(
         check_plot(plot)
     content = read_text(text) if text else default_text()
     rows = compare_formats(
-        load(model), names, content, output, tokens, chunk, activations=activations, seed=seed
+        load(model, backend="torch"),
+        names,
+        content,
+        output,
+        tokens,
+        chunk,
+        activations=activations,
+        seed=seed,
     )
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table(rows))
     if csv:

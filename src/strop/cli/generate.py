@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strop.cli.options import Backend, Chosen, KeyValues, Model, System, with_sampling
 from strop.console import say
 from strop.errors import StropError
 
@@ -15,94 +16,20 @@ if TYPE_CHECKING:
     from strop.decoding import Delta, Sampling, Statistics
     from strop.models import Tokenizer
 
-SAMPLING = "Sampling"  # heading of these options in --help
 
-#: The sampling options, shared with `strop chat`. None stands for the default of
-#: strop.decoding.Sampling, which show_default repeats: --help must not import it.
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        help="Lower is safer, higher more varied; 0 always takes the most likely token.",
-        show_default="0.5",
-        rich_help_panel=SAMPLING,
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        help="Choose among this many of the most likely tokens; 0: all.",
-        show_default="0",
-        rich_help_panel=SAMPLING,
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        help="Choose among the fewest most likely tokens that hold this probability; 1: all.",
-        show_default="1.0",
-        rich_help_panel=SAMPLING,
-    ),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option(
-        help="Choose among tokens at least this fraction as likely as the best one; 0: all.",
-        show_default="0.1",
-        rich_help_panel=SAMPLING,
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option(
-        help="Above 1, tokens of the text so far become less likely: small models loop without.",
-        show_default="1.05",
-        rich_help_panel=SAMPLING,
-    ),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="End before this text; can be repeated. A line end is $'\\n' in most shells.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        help="Generate at most this many tokens.", show_default="512", rich_help_panel=SAMPLING
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        help="The same seed gives the same text.", show_default="0", rich_help_panel=SAMPLING
-    ),
-]
-System = Annotated[str | None, typer.Option(help="Instruction that comes before the conversation.")]
-
-
+@with_sampling
 def generate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="An alias (smollm2), a model directory, a .gguf file or a hub id.", metavar="MODEL"
-        ),
-    ],
+    model: Model,
     prompt: Annotated[
         str, typer.Argument(help="The text; - reads it from standard input.", metavar="PROMPT")
     ],
+    sampling: Chosen,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
     system: System = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: RepetitionPenalty = None,
-    stop: Stop = None,
-    max_tokens: MaxTokens = None,
-    seed: Seed = None,
+    backend: Backend = None,
+    kv: KeyValues = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object: text, tokens, why it ended, cost."),
@@ -123,23 +50,14 @@ def generate(
 
       cat letter.txt | strop generate smollm2 - --system "Summarise this." --json
     """
-    from strop.decoding import collect, prompt_tokens
+    from strop.decoding import Sampling, collect, prompt_tokens
     from strop.decoding import generate as decode
     from strop.models import load
 
-    sampling = chosen_sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        max_tokens=max_tokens,
-        seed=seed,
-    )
+    settings = Sampling(**sampling)
     text = read_prompt() if prompt == "-" else prompt
-    loaded = load(model)
-    deltas = decode(loaded, prompt_tokens(loaded.tokenizer, text, system, raw), sampling)
+    loaded = load(model, backend, kv)
+    deltas = decode(loaded, prompt_tokens(loaded.tokenizer, text, system, raw), settings)
     say(sent_as(loaded.tokenizer, text, raw))
     if as_json:
         completion = collect(deltas)
@@ -150,14 +68,7 @@ def generate(
         show(delta)
     print(flush=True)
     if delta.statistics:
-        say(f"{speed(delta.statistics)}; {ending(delta, sampling)}")
-
-
-def chosen_sampling(**options: Any) -> Sampling:
-    """Build the settings from the options that were given; the others keep their defaults."""
-    from strop.decoding import Sampling
-
-    return Sampling(**{name: value for name, value in options.items() if value not in (None, [])})
+        say(f"{speed(delta.statistics)}; {ending(delta, settings)}")
 
 
 def read_prompt() -> str:

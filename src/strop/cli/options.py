@@ -1,0 +1,126 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="An alias (smollm2), a model directory, a .gguf file or a hub id.", metavar="MODEL"
+    ),
+]
+System = Annotated[str | None, typer.Option(help="Instruction that comes before the conversation.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="What computes: native (our engine, for packed models) or torch (PyTorch, float32).",
+        show_default="native if packed, else torch",
+    ),
+]
+KeyValues = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="How the native backend keeps keys and values: fp16, or bfp8 in half the memory.",
+        show_default="fp16",
+    ),
+]
+
+SAMPLING = "Sampling"  # heading of the sampling options in --help
+
+#: The sampling options. None stands for the default of strop.decoding.Sampling, which show_default
+#: repeats: --help must not import it.
+SAMPLING_OPTIONS: dict[str, Any] = {
+    "temperature": Annotated[
+        float | None,
+        typer.Option(
+            help="Lower is safer, higher more varied; 0 always takes the most likely token.",
+            show_default="0.5",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
+    "top_k": Annotated[
+        int | None,
+        typer.Option(
+            help="Choose among this many of the most likely tokens; 0: all.",
+            show_default="0",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
+    "top_p": Annotated[
+        float | None,
+        typer.Option(
+            help="Choose among the fewest most likely tokens that hold this probability; 1: all.",
+            show_default="1.0",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
+    "min_p": Annotated[
+        float | None,
+        typer.Option(
+            help="Choose among tokens at least this fraction as likely as the best one; 0: all.",
+            show_default="0.1",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
+    "repetition_penalty": Annotated[
+        float | None,
+        typer.Option(
+            help="Above 1, tokens of the text so far become less likely: small models loop "
+            "without.",
+            show_default="1.05",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
+    "stop": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="End before this text; can be repeated. A line end is $'\\n' in most shells.",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
+    "max_tokens": Annotated[
+        int | None,
+        typer.Option(
+            help="Generate at most this many tokens.", show_default="512", rich_help_panel=SAMPLING
+        ),
+    ],
+    "seed": Annotated[
+        int | None,
+        typer.Option(
+            help="The same seed gives the same text.", show_default="0", rich_help_panel=SAMPLING
+        ),
+    ],
+}
+
+#: Arguments of strop.decoding.Sampling: the options that were given, without the others.
+Chosen = dict[str, Any]
+
+
+def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the sampling options to a command, which takes those given as its `sampling`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.name != "sampling"]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    options = [
+        inspect.Parameter(name, kind, default=None, annotation=hint)
+        for name, hint in SAMPLING_OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in SAMPLING_OPTIONS}
+        chosen = {name: value for name, value in given.items() if value not in (None, [])}
+        command(**arguments, sampling=chosen)
+
+    # Typer reads the options off the signature.
+    parameters = [*own, *options]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run

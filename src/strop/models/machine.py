@@ -1,0 +1,47 @@
+"""What this process may use of the machine: cores and memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from strop.errors import StropError
+
+MOST_THREADS = 256
+TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+
+def thread_count() -> int:
+    """Return `$STROP_THREADS`, else the number of physical cores that this process may run on.
+
+    Two threads on one core share its multipliers, so more threads than cores gain nothing.
+    """
+    chosen = os.environ.get("STROP_THREADS", "").strip()
+    if not chosen:
+        return physical_cores()
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", chosen) or int(chosen) > MOST_THREADS:
+        raise StropError(
+            f"STROP_THREADS={chosen:.40}: must be a whole number from 1 to {MOST_THREADS}"
+        )
+    return int(chosen)
+
+
+def physical_cores() -> int:
+    """Return the number of physical cores among the processors that this process may run on."""
+    return len({siblings(processor) for processor in os.sched_getaffinity(0)})
+
+
+def siblings(processor: int) -> str:
+    """Name the core of a processor by all its processors, such as "0,4"."""
+    path = Path(TOPOLOGY.format(processor))
+    return path.read_text(encoding="ascii").strip() if path.exists() else str(processor)
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that are free, or can be freed by dropping cached files."""
+    path = Path("/proc/meminfo")
+    for line in path.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise StropError(f"{path}: no MemAvailable: Linux 3.14 or later is needed")
