@@ -46,7 +46,7 @@ struct Blocks {  // owns Activations
     codes = zeros<int8_t>(rows * tiles * kTile);
     scales = zeros<float>(rows * tiles);
     offsets = zeros<int32_t>(rows * tiles * 3);
-    view = {tiles, codes.get(), scales.get(), offsets.get()};
+    view = {rows, tiles, codes.get(), scales.get(), offsets.get()};
   }
 };
 
@@ -64,7 +64,30 @@ void rotate(float* x, const float* cosines, const float* sines, int64_t pairs) {
   }
 }
 
+const char* const kNotNumbers = "the packed weights hold codes or scales that are not numbers";
+
 }  // namespace
+
+void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x, int64_t rows,
+              float* y) {
+  const Tiles& tiles = matrix.tiles();
+  const Blocks blocks(rows, tiles.cols);
+  const auto padded = zeros<float>(tiles.tiles * kTile), out = zeros<float>(rows * kPanel);
+  const auto widened = zeros<uint8_t>(tiles.tiles * kTile * kPanel);
+  const auto streamed = zeros<uint8_t>(matrix.scratch_bytes());
+  for (int64_t row = 0; row < rows; row++) {
+    std::copy_n(x + row * tiles.cols, tiles.cols, padded.get());
+    kernels.quantize(padded.get(), blocks.view, row);
+  }
+  for (int64_t index = 0; index < tiles.panels; index++) {
+    const Panel panel = matrix.panel(index, streamed.get());
+    if (!panel.valid) throw std::runtime_error(kNotNumbers);
+    kernels.multiply(tiles, panel, blocks.view, widened.get(), out.get(), kPanel);
+    const int64_t count = std::min<int64_t>(kPanel, tiles.rows - index * kPanel);
+    for (int64_t row = 0; row < rows; row++)
+      std::copy_n(out.get() + row * kPanel, count, y + row * tiles.rows + index * kPanel);
+  }
+}
 
 // ---- Cache -------------------------------------------------------------------------------------
 
@@ -211,7 +234,7 @@ void Engine::forward(const std::vector<Cache*>& caches, const std::vector<Tokens
     const auto from = rows.begin() + int64_t(first);
     run_rows({from, rows.end() - from > kRowsAtOnce ? from + kRowsAtOnce : rows.end()}, logits);
   }
-  if (broken_) throw std::runtime_error("the packed weights hold codes or scales that are not numbers");
+  if (broken_) throw std::runtime_error(kNotNumbers);
   for (size_t i = 0; i < caches.size(); i++) caches[i]->length_ += tokens[i].count;
 }
 
@@ -226,8 +249,8 @@ void Engine::over_rows(int64_t rows, const Work& work) {
 }
 
 // Products of the same activations; out[row * stride + r].
-void Engine::multiply(const std::vector<Product>& products, const Activations& a, int64_t rows,
-                      int64_t stride, Buffers& b) {
+void Engine::multiply(const std::vector<Product>& products, const Activations& a, int64_t stride,
+                      Buffers& b) {
   int64_t panels = 0;
   for (const Product& product : products) panels += product.matrix->tiles().panels;
   const int64_t at_once = std::clamp<int64_t>(panels / (8 * threads()), 1, 64);
@@ -243,7 +266,7 @@ void Engine::multiply(const std::vector<Product>& products, const Activations& a
       const Matrix& matrix = *products[which].matrix;
       const Panel panel = matrix.panel(index - before, streamed);
       if (!panel.valid) broken_ = true;
-      kernels_->multiply(matrix.tiles(), panel, a, rows, widened,
+      kernels_->multiply(matrix.tiles(), panel, a, widened,
                          products[which].out + (index - before) * kPanel, stride);
     }
   });
@@ -279,21 +302,22 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
     if (rows[size_t(r)].logits >= 0) wanted.push_back(r);
   if (wanted.empty()) return;
   const int64_t results = int64_t(wanted.size());
+  b.of_hidden.view.rows = results;
   over_rows(results, [&](int64_t i, int) {
     float* y = b.normed.get() + i * b.hidden;
     kernels_->rms_norm(b.x.get() + wanted[size_t(i)] * b.hidden, final_norm_.data(), a.hidden,
                        a.norm_epsilon, y);
-    kernels_->quantize(y, a.hidden, b.of_hidden.view, i);
+    kernels_->quantize(y, b.of_hidden.view, i);
   });
   // Rows of logits lie one after another, and wanted rows in the same order.
   float* to = logits + rows[size_t(wanted[0])].logits * a.vocabulary;
   const int64_t stride = round_up(a.vocabulary, kPanel);
   if (stride == a.vocabulary) {
-    multiply({{head_.get(), to}}, b.of_hidden.view, results, stride, b);
+    multiply({{head_.get(), to}}, b.of_hidden.view, stride, b);
     return;
   }
   const std::shared_ptr<float> padded = zeros<float>(results * stride);
-  multiply({{head_.get(), padded.get()}}, b.of_hidden.view, results, stride, b);
+  multiply({{head_.get(), padded.get()}}, b.of_hidden.view, stride, b);
   for (int64_t i = 0; i < results; i++)
     std::memcpy(to + i * a.vocabulary, padded.get() + i * stride, size_t(a.vocabulary) * sizeof(float));
 }
@@ -305,34 +329,34 @@ void Engine::run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b) 
   over_rows(count, [&](int64_t r, int) {
     float* y = b.normed.get() + r * b.hidden;
     kernels_->rms_norm(b.x.get() + r * b.hidden, layer.input_norm.data(), a.hidden, a.norm_epsilon, y);
-    kernels_->quantize(y, a.hidden, b.of_hidden.view, r);
+    kernels_->quantize(y, b.of_hidden.view, r);
   });
   float* qkv = b.qkv_out.get();
   multiply({{layer.query.get(), qkv}, {layer.key.get(), qkv + b.key_at}, {layer.value.get(), qkv + b.value_at}},
-           b.of_hidden.view, count, b.qkv, b);
+           b.of_hidden.view, b.qkv, b);
   over_rows(count, [&](int64_t r, int) { place_keys(index, rows, b, r); });
   attend(index, rows, b);
   over_rows(count, [&](int64_t r, int) {
-    kernels_->quantize(b.attention.get() + r * b.attended, a.heads * a.head_dim, b.of_attention.view, r);
+    kernels_->quantize(b.attention.get() + r * b.attended, b.of_attention.view, r);
   });
-  multiply({{layer.output.get(), b.out.get()}}, b.of_attention.view, count, b.hidden, b);
+  multiply({{layer.output.get(), b.out.get()}}, b.of_attention.view, b.hidden, b);
   over_rows(count, [&](int64_t r, int) {
     float* x = b.x.get() + r * b.hidden;
     float* y = b.normed.get() + r * b.hidden;
     add(x, b.out.get() + r * b.hidden, a.hidden);
     add(x, layer.output_bias);
     kernels_->rms_norm(x, layer.mlp_norm.data(), a.hidden, a.norm_epsilon, y);
-    kernels_->quantize(y, a.hidden, b.of_hidden.view, r);
+    kernels_->quantize(y, b.of_hidden.view, r);
   });
-  multiply({{layer.gate.get(), b.gate.get()}, {layer.up.get(), b.up.get()}}, b.of_hidden.view, count, b.inner, b);
+  multiply({{layer.gate.get(), b.gate.get()}, {layer.up.get(), b.up.get()}}, b.of_hidden.view, b.inner, b);
   over_rows(count, [&](int64_t r, int) {
     float* y = b.gated.get() + r * b.inner;
     kernels_->gate(b.gate.get() + r * b.inner, b.up.get() + r * b.inner,
                    round_up(a.intermediate, kPanel), y);
     std::fill(y + a.intermediate, y + b.inner, 0.0f);  // the rows that fill up a panel
-    kernels_->quantize(y, a.intermediate, b.of_inner.view, r);
+    kernels_->quantize(y, b.of_inner.view, r);
   });
-  multiply({{layer.down.get(), b.out.get()}}, b.of_inner.view, count, b.hidden, b);
+  multiply({{layer.down.get(), b.out.get()}}, b.of_inner.view, b.hidden, b);
   over_rows(count, [&](int64_t r, int) {
     add(b.x.get() + r * b.hidden, b.out.get() + r * b.hidden, a.hidden);
   });

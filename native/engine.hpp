@@ -53,6 +53,11 @@ class Cache {
   std::shared_ptr<uint8_t> memory_;
 };
 
+// y = x * matrix^T for rows of numbers, which are quantized on the way; by one thread. Throws
+// std::runtime_error where codes or scales are no numbers.
+void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x, int64_t rows,
+              float* y);
+
 struct Tokens {
   const int32_t* ids;
   int64_t count;
@@ -90,8 +95,8 @@ class Engine {
   void run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b);
   void attend(int64_t layer, const std::vector<Row>& rows, Buffers& b);
   void place_keys(int64_t layer, const std::vector<Row>& rows, Buffers& b, int64_t row);
-  void multiply(const std::vector<Product>& products, const Activations& a, int64_t rows,
-                int64_t stride, Buffers& b);
+  void multiply(const std::vector<Product>& products, const Activations& a, int64_t stride,
+                Buffers& b);
   template <typename Work>
   void over_rows(int64_t rows, const Work& work);
 

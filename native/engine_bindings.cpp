@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "dispatch.hpp"
 #include "engine.hpp"
 
 namespace strop {
@@ -53,6 +54,18 @@ MatrixPointer make_matrix(nb::handle layout, Array<uint8_t, 2> codes, Array<uint
     delete arrays;
     throw;
   }
+}
+
+// The product of rows of numbers, quantized first, with a matrix: what the engine does, by itself.
+nb::ndarray<nb::numpy, float, nb::ndim<2>> multiply(const Matrix& matrix, Array<float, 2> x) {
+  const Tiles& tiles = matrix.tiles();
+  const int64_t rows = int64_t(x.shape(0));
+  if (int64_t(x.shape(1)) != tiles.cols)
+    throw std::invalid_argument("rows do not have as many numbers as the matrix has columns");
+  auto* y = new float[size_t(rows * tiles.rows)];
+  const nb::capsule owner(y, [](void* at) noexcept { delete[] static_cast<float*>(at); });
+  multiply(*instruction_set().engine, matrix, x.data(), rows, y);
+  return {y, {size_t(rows), size_t(tiles.rows)}, owner};
 }
 
 std::shared_ptr<Engine> make_engine(std::vector<Layer> layers, MatrixPointer embedding,
@@ -110,7 +123,8 @@ void bind_engine(nb::module_& m) {
       .def(nb::new_(&make_matrix))
       .def_prop_ro("rows", [](const Matrix& self) { return self.tiles().rows; })
       .def_prop_ro("cols", [](const Matrix& self) { return self.tiles().cols; })
-      .def_prop_ro("nbytes", &Matrix::nbytes);
+      .def_prop_ro("nbytes", &Matrix::nbytes)
+      .def("multiply", [](const Matrix& self, Array<float, 2> x) { return multiply(self, x); });
   nb::class_<Layer>(m, "Layer")
       .def(
           "__init__",

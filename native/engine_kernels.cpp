@@ -14,11 +14,11 @@ namespace {
 
 // ---- Activations become blocks of integers -----------------------------------------------------
 
-void quantize(const float* x, int64_t, const Activations& to, int64_t row) {
-  for (int64_t tile = 0; tile < to.tiles; tile++) {
-    int8_t* codes = to.codes + (row * to.tiles + tile) * kTile;
-    int32_t* offsets = to.offsets + (row * to.tiles + tile) * 3;
-    to.scales[row * to.tiles + tile] = quantize_32(x + tile * kTile, codes, offsets);
+void quantize(const float* x, const Activations& to, int64_t row) {
+  int64_t block = to.first(row);
+  for (int64_t tile = 0; tile < to.tiles; tile++, block += to.step(row)) {
+    int32_t* offsets = to.offsets + block * 3;
+    to.scales[block] = quantize_32(x + tile * kTile, to.codes + block * kTile, offsets);
     for (int half = 0; half < 2; half++) offsets[half] *= -128;
     offsets[2] = offsets[0] + offsets[1];
   }
@@ -28,41 +28,46 @@ void quantize(const float* x, int64_t, const Activations& to, int64_t row) {
 
 template <int Bits, int First, int R, int... G>
 INLINE void add_groups(Sums (&sums)[R], const uint8_t* tile, const Table& entries,
-                       const int8_t* x, int64_t row_codes, std::integer_sequence<int, G...>) {
+                       const int8_t* x, std::integer_sequence<int, G...>) {
   const auto add = [&](const Line& integers, int g) __attribute__((always_inline)) {
-    for (int r = 0; r < R; r++) sums[r] = dot(sums[r], integers, x + r * row_codes + 4 * g);
+    for (int r = 0; r < R; r++) sums[r] = dot(sums[r], integers, x + r * kTile + 4 * g);
   };
   (add(lookup<Bits, First + G>(tile, entries), First + G), ...);
 }
 
-// Sums of R rows over one block of a tile, and their place in the total.
+// Sums of R rows over one block of a tile, and their place in the total. `codes` is the tile,
+// `at` the block of the first row.
 template <int Bits, int Block, int Half, int R>
-INLINE void add_block(Wide (&total)[R], const Tiles& w, const Panel& panel, const Table& entries,
-                      const Activations& a, int64_t row, int64_t tile, int part) {
-  constexpr int kHalves = kTile / Block;
+INLINE void add_block(Wide (&total)[R], const Tiles& w, const uint8_t* codes, const uint8_t* scale,
+                      const Table& entries, const Activations& a, int64_t at) {
   Sums sums[R];
   for (int r = 0; r < R; r++)
-    sums[r] = start(a.offsets[((row + r) * a.tiles + tile) * 3 + (kHalves == 2 ? Half : 2)]);
-  add_groups<Bits, Half * Block / 4, R>(
-      sums, panel.codes + tile * kLine * Bits + part * kWidth * 4, entries,
-      a.codes + (row * a.tiles + tile) * kTile, a.tiles * kTile,
-      std::make_integer_sequence<int, Block / 4>());
-  const Wide scale = scales(w, panel.scales + (tile * kHalves + Half) * kPanel + part * kWidth);
+    sums[r] = start(a.offsets[(at + r) * 3 + (Block == 16 ? Half : 2)]);
+  add_groups<Bits, Half * Block / 4, R>(sums, codes, entries, a.codes + at * kTile,
+                                        std::make_integer_sequence<int, Block / 4>());
+  const Wide weight = scales(w, scale + Half * kPanel);
   for (int r = 0; r < R; r++)
-    total[r] = fused(to_float(sums[r]), times(scale, a.scales[(row + r) * a.tiles + tile]), total[r]);
+    total[r] = fused(to_float(sums[r]), times(weight, a.scales[at + r]), total[r]);
 }
 
 template <int Bits, int Block, int R>
 void multiply_rows(const Tiles& w, const Panel& panel, const Activations& a, int64_t row,
                    float* out, int64_t stride) {
   const Table entries = table(w.table);
+  const int64_t step = a.step(row);
   for (int part = 0; part < kParts; part++) {
+    const uint8_t* codes = panel.codes + part * kWidth * 4;
+    const uint8_t* scale = panel.scales + part * kWidth;
+    int64_t at = a.first(row);
     Wide total[R];
     for (int r = 0; r < R; r++) total[r] = zero();
     for (int64_t tile = 0; tile < a.tiles; tile++) {
-      add_block<Bits, Block, 0, R>(total, w, panel, entries, a, row, tile, part);
+      add_block<Bits, Block, 0, R>(total, w, codes, scale, entries, a, at);
       if constexpr (Block == 16)
-        add_block<Bits, Block, 1, R>(total, w, panel, entries, a, row, tile, part);
+        add_block<Bits, Block, 1, R>(total, w, codes, scale, entries, a, at);
+      codes += kLine * Bits;
+      scale += kPanel * (kTile / Block);
+      at += step;
     }
     for (int r = 0; r < R; r++)
       put(out + (row + r) * stride + part * kWidth, times(total[r], w.factor));
@@ -74,7 +79,7 @@ using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, in
 
 // At most as many rows at a time as there are registers for.
 #if defined(__AVX512VNNI__) && !defined(STROP_YMM)
-constexpr int kMostRows = 12;
+constexpr int kMostRows = kGroup;
 #elif defined(__AVX2__)
 constexpr int kMostRows = 4;
 #else
@@ -123,22 +128,22 @@ void widen(const Tiles& w, const uint8_t* codes, uint8_t* out) {
 // With many rows it pays to look the integers of a panel up only once.
 constexpr int64_t kManyRows = 2 * kMostRows + 1;
 
-void multiply(const Tiles& tiles, Panel panel, const Activations& a, int64_t rows, uint8_t* scratch,
-              float* out, int64_t stride) {
-  if (rows < kManyRows || tiles.bits == 8) {
-    for (int64_t row = 0; row < rows;) {
-      const int count = int(rows - row < kMostRows ? rows - row : kMostRows);
-      kernel(tiles, count)(tiles, panel, a, row, out, stride);
-      row += count;
-    }
-    return;
+void multiply(const Tiles& tiles, Panel panel, const Activations& a, uint8_t* scratch, float* out,
+              int64_t stride) {
+  if (a.rows >= kManyRows && tiles.bits < 8) {
+    if (tiles.bits == 4) widen<4>(tiles, panel.codes, scratch);
+    else if (tiles.bits == 5) widen<5>(tiles, panel.codes, scratch);
+    else widen<6>(tiles, panel.codes, scratch);
+    Tiles wide = tiles;
+    wide.bits = 8;
+    return multiply(wide, {scratch, panel.scales, true}, a, nullptr, out, stride);
   }
-  if (tiles.bits == 4) widen<4>(tiles, panel.codes, scratch);
-  else if (tiles.bits == 5) widen<5>(tiles, panel.codes, scratch);
-  else widen<6>(tiles, panel.codes, scratch);
-  Tiles wide = tiles;
-  wide.bits = 8;
-  multiply(wide, {scratch, panel.scales, true}, a, rows, nullptr, out, stride);
+  for (int64_t row = 0; row < a.rows;) {
+    const int64_t rest = a.step(row) - row % kGroup;  // of the group
+    const int count = int(rest < kMostRows ? rest : kMostRows);
+    kernel(tiles, count)(tiles, panel, a, row, out, stride);
+    row += count;
+  }
 }
 
 }  // namespace

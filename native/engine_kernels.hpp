@@ -9,11 +9,22 @@
 namespace strop {
 
 // Rows of numbers in blocks of 32 integers of eight bits (-127..127), with a float scale for each.
+// Up to kGroup rows make a group, in which the first blocks of all rows come first, then the second
+// ones, and so on: so a kernel that works on several rows needs one address.
+constexpr int64_t kGroup = 12;
+
 struct Activations {
-  int64_t tiles;     // blocks of a row
-  int8_t* codes;     // rows of 32 * tiles
-  float* scales;     // rows of tiles
-  int32_t* offsets;  // rows of 3 * tiles: -128 times the sum of the first 16 codes, the last, all
+  int64_t rows, tiles;  // tiles: blocks of a row
+  int8_t* codes;        // 32 of each block
+  float* scales;        // of each block
+  int32_t* offsets;  // three of each block: -128 times the sum of the first 16 codes, the last, all
+
+  // The place of a row's first block; its others follow at steps of step(row).
+  int64_t first(int64_t row) const { return row / kGroup * kGroup * tiles + row % kGroup; }
+  int64_t step(int64_t row) const {
+    const int64_t beyond = rows - row / kGroup * kGroup;
+    return beyond < kGroup ? beyond : kGroup;
+  }
 };
 
 enum class CacheFormat : int { fp16, bfp8 };
@@ -42,12 +53,12 @@ struct Query {
 };
 
 struct EngineKernels {
-  // cols numbers; those up to a multiple of 32 are zero.
-  void (*quantize)(const float* x, int64_t cols, const Activations& to, int64_t row);
+  // 32 * tiles numbers become a row.
+  void (*quantize)(const float* x, const Activations& to, int64_t row);
   // out[row * stride + r] for the rows of activations and the 16 rows of a panel. `scratch` is room
   // for the panel in eight bits: 16 * 32 * tiles bytes, aligned.
-  void (*multiply)(const Tiles&, Panel, const Activations&, int64_t rows, uint8_t* scratch,
-                   float* out, int64_t stride);
+  void (*multiply)(const Tiles&, Panel, const Activations&, uint8_t* scratch, float* out,
+                   int64_t stride);
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float epsilon, float* y);
   void (*gate)(const float* gate, const float* up, int64_t size, float* y);  // silu(gate) * up
   void (*store)(CacheFormat, const Head&, int64_t position, const float* key, const float* value);
