@@ -37,6 +37,7 @@ def byte_tokenizer(bos: bool, template: str | None) -> StropTokenizer:
 class FakeModel:
     """Deterministic logits, a record of every forward pass, and an optional script to follow."""
 
+    backend = "fake"
     name = "fake"
     directory = Path("fake")
     fingerprint = "0"

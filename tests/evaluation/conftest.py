@@ -29,7 +29,7 @@ class TableModel:
         noisy = np.random.default_rng(1).normal(0.0, 1.0, self.tables.shape)
         self.tables += (noise * noisy).astype(np.float32)
 
-    vocabulary = VOCABULARY
+    backend, vocabulary = "table", VOCABULARY
 
     def session(self):
         return TableSession(self.tables)

@@ -245,7 +245,7 @@ def test_layers_without_positions(changes: dict[str, Any]) -> None:
     ],
 )
 def test_what_the_engine_lacks_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(StropError, match=rf"config\.json: .*{message}.*: use --backend torch$"):
+    with pytest.raises(StropError, match=rf"config\.json: .*{message}.*: use the torch backend"):
         parse(config_of("llama") | changes)
 
 

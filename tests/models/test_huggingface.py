@@ -37,7 +37,7 @@ def test_equals_the_unpacked_model(format: str, tiny_model: Path, tmp_path: Path
     expected = logits_of(plain)
     assert np.array_equal(logits_of(packed), expected)
     assert np.array_equal(logits_of(packed.dequantize()), expected)
-    session = load(str(tmp_path / "packed")).session()
+    session = load(str(tmp_path / "packed"), backend="torch").session()
     np.testing.assert_allclose(session.forward(TOKENS), expected, atol=1e-4, rtol=0)
     # Negative control: packing did change the model.
     assert np.abs(expected - logits_of(load(str(tiny_model)).network)).max() > 1e-2
@@ -83,7 +83,7 @@ def test_codes_of_another_type_are_not_cast(kind: type, tiny_model: Path, tmp_pa
     tensors[f"{LAYER}_codes"] = tensors[f"{LAYER}_codes"].astype(kind)
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(StropError, match=f"{LAYER}_codes is .* bfp5 needs U8"):
-        load(str(tmp_path / "packed"))
+        load(str(tmp_path / "packed"), backend="torch")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_config_that_does_not_fit(
     config["quantization_config"]["tensors"][name] = entry
     path.write_text(json.dumps(config))
     with pytest.raises(StropError, match=message):
-        load(str(tmp_path / "packed"))
+        load(str(tmp_path / "packed"), backend="torch")
 
 
 def test_registering_twice_is_no_error() -> None:

@@ -38,7 +38,7 @@ def test_packed_models_run_natively_and_others_on_torch(tiny_model: Path, packed
     assert isinstance(load(str(packed())), NativeModel)
     assert isinstance(load(str(tiny_model)), TorchModel)
     assert isinstance(load(str(packed()), backend="torch"), TorchModel)
-    with pytest.raises(StropError, match=r"strop pack .* -o DIRECTORY, or use --backend torch"):
+    with pytest.raises(StropError, match=r"strop pack .* -o DIRECTORY, or use the torch backend"):
         load(str(tiny_model), backend="native")
     with pytest.raises(StropError, match=r"unknown format of keys and values 'fp15'.*'fp16'"):
         load(str(packed()), kv="fp15")
@@ -119,7 +119,7 @@ NORM = "model.layers.0.input_layernorm.weight"
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "gpt2"}, "models of type 'gpt2', only .*: use --backend torch"),
+        ({"model_type": "gpt2"}, "models of type 'gpt2', only .*: use the torch backend"),
         ({"num_hidden_layers": 3}, r"13 tensors are missing, such as model\.layers\.2"),
         ({"intermediate_size": 64}, r"mlp\.\w+_proj\.weight is \(.*\), config.json asks for \("),
         ({"vocab_size": 270}, r"embed_tokens\.weight is \(271, 80\), config.json asks for \(270"),
@@ -196,7 +196,7 @@ def test_unpacked_parts_are_named(packed: Packed, tmp_path: Path) -> None:
     with pytest.raises(StropError, match=message):
         native(tmp_path / "kept")
     pack(str(plain), "bfp5", tmp_path / "micro", {"*.1.*.down_proj.weight": "mx6"})
-    with pytest.raises(StropError, match=r"down_proj\.weight is in mx6, .* use --backend torch"):
+    with pytest.raises(StropError, match=r"down_proj\.weight is in mx6, .*--backend torch"):
         native(tmp_path / "micro")
     assert load(str(tmp_path / "micro"), backend="torch").session().forward([1]).shape == (1, 271)
 

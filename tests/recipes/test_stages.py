@@ -16,7 +16,7 @@ stages:
       model: {model}
       format: bfp8
       overrides:
-        "*.down_proj.weight": keep
+        "*.down_proj.weight": bfp6
   - check:
       candidate: ${{pack}}
       against: {model}
@@ -53,7 +53,7 @@ def test_pack_check_generate_and_again(tiny_model: Path) -> None:
     assert (pack.directory / "model" / "model.safetensors").exists()
     assert pack.metrics["packed_bytes"] < pack.metrics["source_bytes"]
     formats = {row["format"] for row in pack.metrics["kinds"]}
-    assert formats == {"bfp8", "F32"}
+    assert formats == {"bfp8", "bfp6", "F32"}
     assert check.metrics["chunks"] == 16
     assert check.metrics["kl"]["estimate"] > 0
     assert "candidate" not in check.metrics  # a path would differ from run to run
@@ -66,6 +66,53 @@ def test_pack_check_generate_and_again(tiny_model: Path) -> None:
     assert Path("run/report.html").read_bytes() != report
     run(tiny_model, "run")
     assert Path("run/report.html").read_bytes() == report
+
+
+def test_another_backend_gives_other_numbers(tiny_model: Path) -> None:
+    native, torch = run(tiny_model, "run"), run(tiny_model, "run", "check.backend=torch")
+    assert executed(torch) == ["check"]
+    assert 0 < torch[1].metrics["kl"]["estimate"] < native[1].metrics["kl"]["estimate"]
+    with pytest.raises(StropError, match="unknown backend 'touch': did you mean 'torch'"):
+        run(tiny_model, "run", "check.backend=touch")
+
+
+SPEED = """\
+name: tiny
+stages:
+  - pack:
+      model: {model}
+      format: bfp8
+  - speed:
+      candidate: ${{pack}}
+      against: {model}
+      prompt: hello
+      tokens: 4
+      repeats: 5
+"""
+
+
+def test_speed_is_reported_with_n_and_what_computed_it(tiny_model: Path) -> None:
+    Path("tiny.yaml").write_text(SPEED.format(model=tiny_model))
+    recipe = load_recipe(Path("tiny.yaml"), STAGES)
+    speed = run_recipe(recipe, Path("run"), STAGES)[1].metrics
+    assert speed["backends"] == ["native", "torch"]
+    assert speed["ratio"]["n"] == speed["repeats"] == 5
+    report = Path("run/report.md").read_text()
+    [row] = [line for line in report.splitlines() if line.startswith("| Tokens per second")]
+    assert f"{speed['ratio']['estimate']:.2f} [" in row
+    assert "| 5 |" in row
+    assert "native against torch" in row
+    assert "5 timings of 4 tokens" in report
+    assert "on transformers in float32" in report
+    again = run_recipe(recipe, Path("run"), STAGES)
+    assert executed(again) == []
+    assert Path("run/report.md").read_text() == report
+
+
+def test_a_speed_needs_a_prompt(tiny_model: Path) -> None:
+    Path("tiny.yaml").write_text(SPEED.format(model=tiny_model))
+    with pytest.raises(StropError, match="stage 'speed': prompt: must not be empty"):
+        load_recipe(Path("tiny.yaml"), STAGES, ["speed.prompt=' '"])
 
 
 def test_another_directory_gives_the_same_report_and_metrics(tiny_model: Path) -> None:

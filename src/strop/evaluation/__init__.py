@@ -3,16 +3,19 @@
 from strop.evaluation.check import CheckResult, check
 from strop.evaluation.formats import FormatRow, compare_formats, default_plans, write_csv
 from strop.evaluation.formats_plot import check_plot, plot_formats
+from strop.evaluation.speed import SpeedResult, measure_speed
 from strop.evaluation.text import default_text
 
 __all__ = [
     "CheckResult",
     "FormatRow",
+    "SpeedResult",
     "check",
     "check_plot",
     "compare_formats",
     "default_plans",
     "default_text",
+    "measure_speed",
     "plot_formats",
     "write_csv",
 ]

@@ -3,7 +3,7 @@
 from strop.models.cache import cache_directory
 from strop.models.checkpoint import Checkpoint, open_checkpoint
 from strop.models.interface import Logits, Model, Session
-from strop.models.load import load
+from strop.models.load import BACKENDS, load
 from strop.models.pack_summary import PackedTensor, PackSummary, by_kind
 from strop.models.packed import is_packed, tensor_kind
 from strop.models.packing import pack, unpack
@@ -13,6 +13,7 @@ from strop.models.tokenizer import Tokenizer
 
 __all__ = [
     "ALIASES",
+    "BACKENDS",
     "Checkpoint",
     "Logits",
     "Model",

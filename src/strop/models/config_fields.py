@@ -7,6 +7,7 @@ from typing import Any
 
 from strop.errors import StropError
 
+TORCH_INSTEAD = "use the torch backend (--backend torch)"  #: ends errors that it helps with
 LARGEST = 1 << 24  #: of any size; what is read here was made by anybody
 
 
@@ -24,9 +25,7 @@ class Fields:
 
     def unsupported(self, what: str) -> StropError:
         """Build the error for what only the torch backend runs."""
-        return StropError(
-            f"{self.where}: the native engine does not run {what}: use --backend torch"
-        )
+        return StropError(f"{self.where}: the native engine does not run {what}: {TORCH_INSTEAD}")
 
     def get(self, key: str, default: Any) -> Any:
         """Return a value; the default for a key that is absent or null."""

@@ -36,6 +36,7 @@ class Session(Protocol):
 class Model(Protocol):
     """Weights, a tokenizer and a way to open sequences."""
 
+    backend: str  #: what computes: "native" or "torch"
     name: str  #: what the user called it
     directory: Path  #: the transformers or packed directory it was loaded from
     config: dict[str, Any]  #: the contents of config.json

@@ -25,6 +25,7 @@ from strop.errors import StropError, unknown_name
 from strop.models.architecture import Architecture
 from strop.models.cache import fingerprint
 from strop.models.checkpoint import Checkpoint, open_checkpoint
+from strop.models.config_fields import TORCH_INSTEAD
 from strop.models.interface import Logits, check_forward
 from strop.models.machine import available_memory, thread_count
 from strop.models.packed import check_packed, is_packed, packed_rows, packed_tensors, part_names
@@ -38,6 +39,8 @@ EVERY_ROW = np.iinfo(np.int32).max
 
 class NativeModel:
     """A packed directory on the native engine."""
+
+    backend = "native"
 
     def __init__(
         self, name: str, directory: Path, kv: str = KV_FORMATS[0], resident: bool | None = None
@@ -57,7 +60,7 @@ class NativeModel:
         if not is_packed(checkpoint.config):
             raise StropError(
                 f"{directory}: the native engine runs packed models: make one with  "
-                f"strop pack {name} -o DIRECTORY, or use --backend torch"
+                f"strop pack {name} -o DIRECTORY, or {TORCH_INSTEAD}"
             )
         check_packed(checkpoint)
         self.config = checkpoint.config
@@ -249,7 +252,7 @@ def check_tensors(
             raise tensor_error(checkpoint, name, f"is {stored}, config.json asks for {shape}")
         if not usable:
             raise tensor_error(
-                checkpoint, name, f"is in {kind}, which the engine cannot run: use --backend torch"
+                checkpoint, name, f"is in {kind}, which the engine cannot run: {TORCH_INSTEAD}"
             )
     parts = {part for name, (format, _) in packed.items() for part in part_names(name, format)}
     if unused := sorted((known - parts) - shapes.keys()):

@@ -29,6 +29,8 @@ except ImportError as error:
 class TorchModel:
     """A transformers directory, or a packed one, in float32."""
 
+    backend = "torch"
+
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.directory = directory

@@ -15,6 +15,7 @@ from strop.recipes.document import Located
 ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
 TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
 FormatName = NewType("FormatName", str)  #: a number format, or two joined by a plus sign
+BackendName = NewType("BackendName", str)  #: what computes: native or torch
 TensorFormat = NewType("TensorFormat", str)  #: the same, or "keep" for a tensor left as it is
 
 #: Types whose values name something outside the recipe, and what an error calls them.
@@ -38,9 +39,18 @@ def known_tensor_format(name: str) -> None:
     tensor_format(name)
 
 
+def known_backend(name: str) -> None:
+    """Raise StropError unless it names a backend."""
+    from strop.models import BACKENDS
+
+    if name not in BACKENDS:
+        raise unknown_name("backend", name, BACKENDS)
+
+
 #: Types whose values can be checked before anything runs.
 CHECKS: dict[Any, Callable[[str], None]] = {
     FormatName: known_plan,
+    BackendName: known_backend,
     TensorFormat: known_tensor_format,
 }
 

@@ -1,7 +1,8 @@
 """The report of a run: Markdown to paste, and one HTML file to show.
 
 Both are made from the recipe, the stages' metrics and outputs, and the environment in which they
-ran. They hold no times, dates, memory readings or absolute paths: equal results give equal bytes.
+ran. They hold no dates, memory readings or absolute paths, and no times but those that are results:
+equal results give equal bytes.
 """
 
 from __future__ import annotations

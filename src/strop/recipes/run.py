@@ -7,8 +7,9 @@
 A stage works in a hidden directory that is renamed into place, complete with its manifest, when it
 succeeds: a stage directory is whole or not there. The manifest records a hash over the options, the
 contents of all inputs, the seed and the version of Strop; a stage whose hash is the same is kept.
-Reports are made from metrics and manifests alone and hold no times, so that a run that was killed
-and started again ends with the same bytes as one that was not.
+Reports are made from metrics and manifests alone and hold no times but those that a stage `speed`
+measured, so that a run that was killed and started again ends with the same bytes as one that was
+not.
 """
 
 from __future__ import annotations

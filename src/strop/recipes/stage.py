@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Metrics = dict[str, Any]  #: JSON values; no times and no paths, so that a repeated run is equal
+Metrics = dict[str, Any]  #: JSON values without paths; repeatable, but for speeds
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from strop.recipes.stage import Stage
 from strop.recipes.stages.check import CHECK
 from strop.recipes.stages.generate import GENERATE
 from strop.recipes.stages.pack import PACK
+from strop.recipes.stages.speed import SPEED
 
 STAGES: dict[str, Stage] = {
     "pack": PACK,
     "check": CHECK,
     "generate": GENERATE,
+    "speed": SPEED,
 }
 
 __all__ = ["STAGES"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strop.data import read_text
-from strop.recipes.options import ModelReference, TextFile, label
+from strop.recipes.options import BackendName, ModelReference, TextFile, label
 from strop.recipes.stage import (
     Context,
     Figure,
@@ -31,6 +31,7 @@ class CheckOptions:
     text: TextFile | None = None  #: a text file; else the documentation of Python's own library
     tokens: int = 16384  #: most tokens of the text
     chunk: int = 512  #: tokens of one independent piece
+    backend: BackendName | None = None  #: of the candidate; else native if packed, torch if not
 
 
 def run(options: CheckOptions, context: Context) -> Metrics:
@@ -40,7 +41,7 @@ def run(options: CheckOptions, context: Context) -> Metrics:
 
     text = default_text() if options.text is None else read_text(Path(options.text))
     result = check(
-        load(options.candidate),
+        load(options.candidate, options.backend),
         load(options.against),
         text,
         tokens=options.tokens,

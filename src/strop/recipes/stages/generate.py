@@ -11,7 +11,7 @@ from strop.console import progress
 from strop.data import read_text, write_text
 from strop.decoding import Sampling, complete, prompt_tokens
 from strop.errors import StropError
-from strop.recipes.options import ModelReference, label
+from strop.recipes.options import BackendName, ModelReference, label
 from strop.recipes.stage import Context, Finished, Metrics, Sample, Section, Stage
 
 OUTPUT = "generations.jsonl"  # one row per prompt
@@ -32,6 +32,7 @@ class GenerateOptions:
     repetition_penalty: float = Sampling.repetition_penalty  #: above 1 against repeated tokens
     stop: tuple[str, ...] = Sampling.stop  #: end before the first of these texts
     max_tokens: int = 128  #: most tokens of one generation
+    backend: BackendName | None = None  #: what computes; else native if packed, torch if not
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
@@ -48,7 +49,7 @@ def run(options: GenerateOptions, context: Context) -> Metrics:
     """Complete each prompt; the texts go to generations.jsonl, counts to the metrics."""
     from strop.models import load
 
-    model = load(options.model)
+    model = load(options.model, options.backend)
     rows: list[dict[str, Any]] = []
     with progress("generating", len(options.prompts), "prompts") as advance:
         for prompt in options.prompts:

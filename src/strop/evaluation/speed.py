@@ -1,0 +1,79 @@
+"""How fast a model writes, beside another one: the two take turns, so that both meet the same load.
+
+One repetition reads the prompt and then computes one token after another, always the most likely
+one. The rate counts the tokens after the prompt. What varies independently is a repetition; the
+ratio is paired, because the two models of a repetition run right after each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from strop.console import progress
+from strop.errors import StropError
+from strop.models.interface import Model
+from strop.stats import Interval, bootstrap, paired_difference
+
+LEAST_REPEATS = 5  # an interval of fewer says nothing
+
+
+@dataclass(frozen=True)
+class SpeedResult:
+    """Tokens per second of two models; every interval counts repetitions."""
+
+    candidate: Interval  #: tokens per second of the candidate
+    source: Interval  #: tokens per second of what it is compared with
+    ratio: Interval  #: candidate / source, paired by repetition
+    prompt_tokens: int  #: read before the clock starts
+    tokens: int  #: computed one by one in each repetition
+    repeats: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+
+def measure_speed(
+    candidate: Model,
+    source: Model,
+    prompt: Sequence[int],
+    tokens: int = 32,
+    repeats: int = 8,
+    seed: int = 0,
+) -> SpeedResult:
+    """Time both models on the same prompt, in turn, `repeats` times after one that does not count.
+
+    Raises StropError when prompt and tokens are longer than a context, or too few for a number.
+    """
+    if tokens < 1 or repeats < LEAST_REPEATS or not prompt:
+        raise StropError(f"speed needs a prompt, a token and {LEAST_REPEATS} repeats at least")
+    rates = []
+    with progress("timing", repeats + 1, "repeats") as advance:
+        for _ in range(repeats + 1):
+            rates.append([rate(model, prompt, tokens) for model in (candidate, source)])
+            advance(1)
+    ours, theirs = np.array(rates[1:]).T
+    times = paired_difference(ours, theirs, relative=True, seed=seed)
+    return SpeedResult(
+        candidate=bootstrap(ours, seed=seed),
+        source=bootstrap(theirs, seed=seed),
+        ratio=Interval(times.estimate + 1, times.low + 1, times.high + 1, times.n, times.level),
+        prompt_tokens=len(prompt),
+        tokens=tokens,
+        repeats=repeats,
+    )
+
+
+def rate(model: Model, prompt: Sequence[int], tokens: int) -> float:
+    """Return the tokens per second that a model computes one by one after a prompt."""
+    session = model.session()
+    token = int(session.forward(prompt, last=1)[-1].argmax())
+    start = perf_counter()
+    for _ in range(tokens):
+        token = int(session.forward([token], last=1)[-1].argmax())
+    return tokens / (perf_counter() - start)
