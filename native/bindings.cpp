@@ -38,11 +38,12 @@ struct Layout {  // owns the tables that a Format points to
   Format format;
   std::vector<float> values;
   std::vector<int> steps;
+  std::vector<float> upper;
 
   Layout(int block, int code_bits, int scale, int element, int mantissa_bits,
          int smallest_exponent, float largest, int largest_exponent, std::vector<float> values_,
-         std::vector<int> steps_)
-      : values(std::move(values_)), steps(std::move(steps_)) {
+         std::vector<int> steps_, std::vector<float> upper_)
+      : values(std::move(values_)), steps(std::move(steps_)), upper(std::move(upper_)) {
     if (block != 16 && block != 32) throw std::invalid_argument("block must be 16 or 32");
     if (Scale(scale) == Scale::micro && block != 16)
       throw std::invalid_argument("microexponents go with blocks of 16");
@@ -50,7 +51,10 @@ struct Layout {  // owns the tables that a Format points to
       throw std::invalid_argument("values must have 2**code_bits entries");
     if (steps.empty() != (Element(element) != Element::ladder))
       throw std::invalid_argument("a ladder is what takes a scale search");
-    if (!steps.empty() && (code_bits < 4 || code_bits > 6))
+    const int planes = upper.empty() ? 1 : 2;
+    if (planes == 2 && (code_bits != 8 || upper.size() != 16 || steps.empty()))
+      throw std::invalid_argument("a nested format has 8 bits, 16 upper values, a scale search");
+    if (!steps.empty() && (code_bits / planes < 4 || code_bits / planes > 6))
       throw std::invalid_argument("the scale search takes 4 to 6 bits");
     if (!steps.empty() && steps.size() != kSteps)
       throw std::invalid_argument("the scale search takes four steps");
@@ -58,17 +62,19 @@ struct Layout {  // owns the tables that a Format points to
       if (step < -8 || step > 8) throw std::invalid_argument("scale steps must be within -8..8");
     format = {block, code_bits, Scale(scale), Element(element), Rule::floor, false, mantissa_bits,
               smallest_exponent, largest, largest_exponent, values.data(),
-              steps.empty() ? nullptr : steps.data()};
+              steps.empty() ? nullptr : steps.data(), planes,
+              upper.empty() ? values.data() : upper.data()};
   }
   Layout(const Layout&) = delete;
 
-  int64_t row_bytes(int64_t cols) const { return (cols * format.code_bits + 7) / 8; }
+  int64_t row_bytes(int64_t cols) const { return (cols * format.plane_bits() + 7) / 8; }
   int64_t row_scales(int64_t cols) const {
     return (cols + format.block - 1) / format.block * (format.scale == Scale::micro ? 2 : 1);
   }
   void check(int64_t rows, int64_t cols, const Matrix<uint8_t>& codes,
              const Matrix<uint8_t>& scales) const {
-    if (int64_t(codes.shape(0)) != rows || int64_t(codes.shape(1)) != row_bytes(cols))
+    if (int64_t(codes.shape(0)) != rows * format.planes ||
+        int64_t(codes.shape(1)) != row_bytes(cols))
       throw std::invalid_argument("codes do not have the shape of the format");
     if (int64_t(scales.shape(0)) != rows || int64_t(scales.shape(1)) != row_scales(cols))
       throw std::invalid_argument("scales do not have the shape of the format");
@@ -82,7 +88,7 @@ void quantize(const Layout& layout, int rule, bool truncate, Matrix<const float>
   Format format = layout.format;
   format.rule = Rule(rule);
   format.truncate = truncate;
-  const Tensor tensor{x.data(), nullptr, cols, tensor_scale, codes.data(), scales.data()};
+  const Tensor tensor{x.data(), nullptr, rows, cols, tensor_scale, codes.data(), scales.data()};
   const Kernels& kernels = *instruction_set().kernels;
   nb::gil_scoped_release released;
   over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
@@ -108,7 +114,7 @@ void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> sca
                 float tensor_scale, Matrix<float> y, int threads) {
   const int64_t rows = int64_t(y.shape(0)), cols = int64_t(y.shape(1));
   layout.check(rows, cols, codes, scales);
-  const Tensor tensor{nullptr, y.data(), cols, tensor_scale, codes.data(), scales.data()};
+  const Tensor tensor{nullptr, y.data(), rows, cols, tensor_scale, codes.data(), scales.data()};
   const Kernels& kernels = *instruction_set().kernels;
   nb::gil_scoped_release released;
   over_rows(rows, cols, threads, [&](int64_t first, int64_t last) {
@@ -123,7 +129,7 @@ const Format& strop::format_of(nb::handle layout) { return nb::cast<const Layout
 NB_MODULE(_native, m) {
   nb::class_<Layout>(m, "Layout")
       .def(nb::init<int, int, int, int, int, int, float, int, std::vector<float>,
-                    std::vector<int>>());
+                    std::vector<int>, std::vector<float>>());
   m.def("quantize", &quantize);
   m.def("dequantize", &dequantize);
   m.def("largest_finite", &largest_finite);

@@ -14,7 +14,7 @@ enum class Element : int {
   sign_magnitude,   // a float, or an integer magnitude, below a sign bit
   twos_complement,  // an integer times a power of two
   offset_integer,   // consecutive integers, coded by position
-  ladder,           // any rising list of up to 64 integers, coded by position
+  ladder,           // rising integers from -128 to 127; a code that is none of them is NaN
 };
 
 constexpr int kSteps = 4;  // that the scale search tries
@@ -33,14 +33,18 @@ struct Format {
   const float* values;    // value of each code: 2**code_bits
   const int* steps;  // s1e4m3: kSteps scales to try, counted from the smallest that does not clip;
                      // null: take that one
+  int planes;  // that codes are stored in: 1, or 2 for a nested format, upper halves first
+  const float* ladder;  // what the scale search fits: `values`, or those of the upper plane
+
+  int plane_bits() const { return code_bits / planes; }
 };
 
 struct Tensor {
   const float* values;    // rows of `cols` numbers, to quantize
   float* restored;        // rows of `cols` numbers, to dequantize into
-  int64_t cols;
+  int64_t rows, cols;
   float scale;            // of the whole tensor
-  uint8_t* codes;         // rows of ceil(cols * code_bits / 8) bytes
+  uint8_t* codes;         // planes of `rows` rows of ceil(cols * plane_bits / 8) bytes
   uint8_t* scales;        // rows of ceil(cols / block) scales of one byte, two for Scale::micro
 };
 

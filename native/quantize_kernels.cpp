@@ -189,6 +189,22 @@ void unpack_row(const uint8_t* packed, int64_t cols, int bits, uint8_t* codes) {
   }
 }
 
+// Codes of 8 bits in two planes of 4.
+void pack_halves(const uint8_t* codes, int64_t cols, uint8_t* upper, uint8_t* lower) {
+  for (int64_t i = 0; i < ceil_divide(cols, 2); i++) {
+    const uint8_t even = codes[2 * i], odd = codes[2 * i + 1];
+    upper[i] = uint8_t(even >> 4 | (odd & 0xF0));
+    lower[i] = uint8_t((even & 0x0F) | odd << 4);
+  }
+}
+
+void unpack_halves(const uint8_t* upper, const uint8_t* lower, int64_t cols, uint8_t* codes) {
+  for (int64_t i = 0; i < ceil_divide(cols, 2); i++) {
+    codes[2 * i] = uint8_t(upper[i] << 4 | (lower[i] & 0x0F));
+    codes[2 * i + 1] = uint8_t((upper[i] & 0xF0) | lower[i] >> 4);
+  }
+}
+
 template <int B>
 void quantize_block(const Format& f, const float* x, float whole, uint8_t* codes, uint8_t* scale) {
   switch (f.scale) {
@@ -216,7 +232,8 @@ void quantize_blocks(const Format& f, const float* x, int64_t cols, float whole,
 
 template <int B>
 void quantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last) {
-  const int64_t blocks = ceil_divide(t.cols, B), row_bytes = ceil_divide(t.cols * f.code_bits, 8);
+  const int64_t blocks = ceil_divide(t.cols, B);
+  const int64_t row_bytes = ceil_divide(t.cols * f.plane_bits(), 8);
   const int64_t row_scales = blocks * (f.scale == Scale::micro ? 2 : 1);
   uint8_t* codes = static_cast<uint8_t*>(std::calloc(size_t(t.cols + kGroup), 1));
   Search search;
@@ -227,7 +244,9 @@ void quantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last
     if (!f.steps) quantize_blocks<B>(f, x, t.cols, t.scale, codes, scales);
     else quantize_searched<B>(f, search, x, t.cols, t.scale, codes, scales);
     if (t.cols % 8) std::memset(codes + t.cols, 0, size_t(8 - t.cols % 8));  // unused bits are 0
-    pack_row(codes, t.cols, f.code_bits, t.codes + row * row_bytes);
+    uint8_t* packed = t.codes + row * row_bytes;
+    if (f.planes == 1) pack_row(codes, t.cols, f.code_bits, packed);
+    else pack_halves(codes, t.cols, packed, packed + t.rows * row_bytes);
   }
   std::free(codes);
 }
@@ -245,13 +264,16 @@ float scale_value(Scale kind, int byte) {
 
 template <int B>
 void dequantize_rows(const Format& f, const Tensor& t, int64_t first, int64_t last) {
-  const int64_t blocks = ceil_divide(t.cols, B), row_bytes = ceil_divide(t.cols * f.code_bits, 8);
+  const int64_t blocks = ceil_divide(t.cols, B);
+  const int64_t row_bytes = ceil_divide(t.cols * f.plane_bits(), 8);
   const bool micro = f.scale == Scale::micro;
   float scale_of[256];
   for (int byte = 0; byte < 256; byte++) scale_of[byte] = scale_value(f.scale, byte) * t.scale;
   uint8_t* codes = static_cast<uint8_t*>(std::calloc(size_t(blocks * B + 8), 1));
   for (int64_t row = first; row < last; row++) {
-    unpack_row(t.codes + row * row_bytes, t.cols, f.code_bits, codes);
+    const uint8_t* packed = t.codes + row * row_bytes;
+    if (f.planes == 1) unpack_row(packed, t.cols, f.code_bits, codes);
+    else unpack_halves(packed, packed + t.rows * row_bytes, t.cols, codes);
     const uint8_t* scales = t.scales + row * blocks * (micro ? 2 : 1);
     float* y = t.restored + row * t.cols;
     for (int64_t block = 0; block < blocks; block++) {

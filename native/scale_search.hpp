@@ -41,8 +41,8 @@ struct Search {
 
 inline int distance(const Format& f, float value) {
   float least = 255;
-  for (int k = 0; k < 1 << f.code_bits; k++) {
-    const float d = value > f.values[k] ? value - f.values[k] : f.values[k] - value;
+  for (int k = 0; k < 1 << f.plane_bits(); k++) {
+    const float d = value > f.ladder[k] ? value - f.ladder[k] : f.ladder[k] - value;
     least = d < least ? d : least;
   }
   return int(least);
@@ -60,8 +60,9 @@ void fill(const Format& f, Search& search) {
   }
   // Half-way between integers lie multiples of a half: between two of them the code is the same.
   for (int twice = -256; twice < 256; twice++) {
-    int code = 0;
-    while (code + 1 < 1 << f.code_bits && f.values[code] + f.values[code + 1] <= float(twice)) code++;
+    int code = 0;  // a NaN fails the comparison
+    for (int next = 1; next < 1 << f.code_bits; next++)
+      if (f.values[code] + f.values[next] <= float(twice)) code = next;
     search.code[twice + 256] = uint8_t(code);
   }
 }
@@ -157,8 +158,8 @@ INLINE void search_lanes(const Format& f, const Search& search, const float* y, 
   const __m512i down0 = _mm512_load_si512(search.error[1]);
   const __m512i down1 = _mm512_load_si512(search.error[1] + 64);
   // Beyond 127 the nearest value is the last one of the ladder.
-  const __m512i top = _mm512_set1_epi8(char(f.values[(1 << f.code_bits) - 1]));
-  const __m512i bottom = _mm512_set1_epi8(char(-f.values[0]));
+  const __m512i top = _mm512_set1_epi8(char(f.ladder[(1 << f.plane_bits()) - 1]));
+  const __m512i bottom = _mm512_set1_epi8(char(-f.ladder[0]));
   static_assert(kSteps == 4);
   __m512i squares[2 * kSteps];
 #pragma GCC unroll 4

@@ -18,6 +18,7 @@ class Layout:
         largest_exponent: int,
         values: list[float],
         steps: list[int],
+        upper: list[float],
         /,
     ) -> None: ...
 

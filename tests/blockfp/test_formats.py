@@ -22,6 +22,7 @@ from strop.blockfp import (
     get_format,
     quantize,
     reference,
+    upper,
 )
 from strop.errors import StropError
 
@@ -32,6 +33,7 @@ BITS = {  # per element, from the papers and specifications
     "mxfp8_e5m2": 8.25, "mxfp8_e4m3": 8.25, "mxfp6_e3m2": 6.25, "mxfp6_e2m3": 6.25,
     "mxfp4": 4.25, "mxint8": 8.25, "mxint6": 6.25, "mxint4": 4.25, "nvfp4": 4.5,
     "mx4": 4, "mx6": 6, "mx9": 9, "bfp8": 8.25, "bfp6": 6.25, "bfp5": 5.25, "bfp4": 4.5,
+    "bfp8n": 8.5,
 }  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def test_every_scale_byte_decodes_to_itself_in_a_block(format: Format) -> None:
         codes = np.zeros((1, format.block), np.uint8) + np.uint8(largest)
         scales = np.zeros((1, format.scale_bytes), np.uint8)
         scales[0, 0] = byte
-        packed = reference.pack_codes(codes, format.code_bits)
+        packed = reference.pack_planes(codes, format)
         tensor = BlockTensor(format, (1, format.block), packed, scales, np.float32(1))
         values = dequantize(tensor)
         if np.isfinite(values).all():
@@ -280,3 +282,53 @@ def test_search_finds_the_best_scale() -> None:
 def test_unknown_format_names_the_nearest() -> None:
     with pytest.raises(StropError, match="unknown format 'bfp44': did you mean 'bfp4'"):
         get_format("bfp44")
+
+
+def test_nested_codes_are_an_upper_and_a_lower_plane() -> None:
+    """The upper plane by the rules of its own format; both by the codes taken apart by hand."""
+    x = np.random.default_rng(8).standard_t(5, (3, 5, 45)).astype(np.float32)
+    format = FORMATS["bfp8n"]
+    tensor = quantize(x, format)
+    codes = reference.unpack_planes(tensor.codes, format, 45)
+    whole, half = tensor.tensor_scale, upper(tensor)
+    scales = np.repeat(reference.s1e4m3_values()[tensor.scales] * whole, 16, axis=1)[:, :45]
+    assert tensor.codes.shape == (2 * 15, 23)
+    assert np.array_equal(reference.unpack_codes(tensor.codes[:15], 4, 45), codes >> 4)
+    assert np.array_equal(reference.unpack_codes(tensor.codes[15:], 4, 45), codes & 15)
+    values = np.array(FORMATS["bfp4"].values, np.float32)[codes >> 4] * scales
+    assert half.format is FORMATS["bfp4"]
+    assert half.shape == x.shape
+    assert np.shares_memory(half.codes, tensor.codes)
+    assert np.array_equal(dequantize(half), values.reshape(x.shape))
+    values = np.array(format.values, np.float32)[codes] * scales
+    assert np.array_equal(dequantize(tensor), values.reshape(x.shape))
+
+
+def test_nested_values_have_the_nearest_upper_value_and_leave_few_integers_out() -> None:
+    ladder = np.array(FORMATS["bfp4"].values)
+    values = np.array(FORMATS["bfp8n"].values).reshape(16, 16)
+    used = values[np.isfinite(values)]
+    assert np.array_equal(used, np.unique(used))  # rising with the code
+    assert (used.min(), used.max()) == (-127, 127)
+    assert np.diff(used).max() == 2
+    for row, nearest in zip(values, ladder, strict=True):
+        own = row[np.isfinite(row)]
+        distance = np.abs(own[:, None] - ladder)
+        assert np.array_equal(np.abs(own - nearest), distance.min(axis=1))
+        assert len(own) == 16 or np.array_equal(np.diff(own), np.ones(len(own) - 1))
+
+
+@pytest.mark.parametrize("distribution", ["gauss", "student-t5"])
+def test_nested_precisions_are_close_to_those_of_separate_formats(distribution: str) -> None:
+    rng = np.random.default_rng(9)
+    draw = rng.standard_normal if distribution == "gauss" else lambda size: rng.standard_t(5, size)
+    x = draw((512, 1024)).astype(np.float32)
+    tensor = quantize(x, FORMATS["bfp8n"])
+    assert snr(x, dequantize(tensor)) > snr(x, dequantize(quantize(x, FORMATS["bfp8"]))) - 1.2
+    separate = snr(x, dequantize(quantize(x, FORMATS["bfp4"])))
+    assert snr(x, dequantize(upper(tensor))) > separate - 0.4
+
+
+def test_only_nested_formats_have_an_upper_plane() -> None:
+    with pytest.raises(StropError, match="bfp8 has no upper plane: pack as bfp8n"):
+        upper(quantize(np.zeros((1, 32), np.float32), FORMATS["bfp8"]))

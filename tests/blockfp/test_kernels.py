@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.blockfp import inputs
@@ -56,7 +58,7 @@ def test_kernels_equal_reference(name: str, cols: int) -> None:
                 assert same_bits(dequantize(tensor), values), case
 
 
-@pytest.mark.parametrize("name", ["bfp4", "mxfp4", "mx6"])
+@pytest.mark.parametrize("name", ["bfp4", "bfp8n", "mxfp4", "mx6"])
 def test_threads_do_not_change_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).standard_normal((4096, 257)).astype(np.float32)
     results = []
@@ -99,3 +101,9 @@ def test_kernels_refuse_wrong_shapes() -> None:
         _native.quantize(table, 0, False, rows, 1.0, short, scales, 1)
     with pytest.raises(ValueError, match="scales do not have the shape"):
         _native.dequantize(table, good, np.zeros((1, 1), np.uint8), 1.0, rows, 1)
+
+
+def test_a_nested_tensor_needs_both_planes() -> None:
+    tensor = quantize(np.ones((2, 32), np.float32), FORMATS["bfp8n"])
+    with pytest.raises(ValueError, match="codes do not have the shape"):
+        dequantize(replace(tensor, codes=tensor.codes[:2]))

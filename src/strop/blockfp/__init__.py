@@ -8,7 +8,7 @@ from strop.blockfp.formats import (
     ScaleRule,
     get_format,
 )
-from strop.blockfp.tensor import BlockTensor, dequantize, quantize
+from strop.blockfp.tensor import BlockTensor, dequantize, quantize, upper
 
 __all__ = [
     "FORMATS",
@@ -20,4 +20,5 @@ __all__ = [
     "dequantize",
     "get_format",
     "quantize",
+    "upper",
 ]

@@ -8,15 +8,16 @@ block has one scale. The value of an element is
 `values` lists what each code means, so that every rule about elements (nearest value, ties,
 saturation) is a statement about this table. Sources: MSFP, Rouhani et al. 2020 (NeurIPS); MX, OCP
 Microscaling Formats v1.0 and arXiv 2310.10537; NVFP4, NVIDIA; shared microexponents (MX4, MX6,
-MX9), Rouhani et al. 2023 (ISCA); bfp4 to bfp8, this project (docs/concepts/block-floating-point).
+MX9), Rouhani et al. 2023 (ISCA); bfp4 to bfp8n, this project (docs/concepts/block-floating-point).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 
 from strop.errors import unknown_name
 
@@ -63,11 +64,22 @@ class Format:
     scale_rule: ScaleRule = ScaleRule.FLOOR  #: the default rule for power-of-two scales
     rounding: Rounding = Rounding.EVEN  #: the default rounding of elements
     scale_steps: tuple[int, ...] = ()  #: S1E4M3: scales to try, counted from the smallest unclipped
+    upper: Format | None = field(default=None, repr=False)  #: nested: what the upper plane is in
 
     @property
     def scale_bytes(self) -> int:
         """Return the bytes of scale that each block takes."""
         return 2 if self.scale is Scale.MICRO else 1
+
+    @property
+    def planes(self) -> int:
+        """Return in how many planes codes are stored: 2, upper and lower halves, if nested."""
+        return 2 if self.upper else 1
+
+    @property
+    def plane_bits(self) -> int:
+        """Return the bits that each plane holds of a code."""
+        return self.code_bits // self.planes
 
     @property
     def bits_per_weight(self) -> float:
@@ -122,6 +134,21 @@ def symmetric_values(bits: int) -> list[float]:
     """List the integers 1 - 2**(bits-1) and up, coded by position from 1; code 0 is unused."""
     half = 1 << (bits - 1)
     return [NAN, *(float(code - half) for code in range(1, 2 * half))]
+
+
+def nested_values(upper: Sequence[int]) -> list[float]:
+    """List integers -127..127 by 8-bit code, the upper half of which is the nearest of `upper`.
+
+    `upper` are 16 rising integers. The lower half counts the integers that are nearest to one of
+    them, or, where there are more than 16, 16 spread over these. Codes that are left are NaN.
+    """
+    edges = [-127, *((a + b + 1) // 2 for a, b in pairwise(upper)), 128]
+    values: list[float] = []
+    for nearest in (range(*ends) for ends in pairwise(edges)):
+        count = min(16, len(nearest))
+        chosen = (nearest[(2 * i + 1) * len(nearest) // (2 * count)] for i in range(count))
+        values += [*map(float, chosen), *[NAN] * (16 - count)]
+    return values
 
 
 def _msfp(total: int) -> Format:
@@ -219,7 +246,24 @@ def _bfp(
     )
 
 
+def _nested(upper: Format) -> Format:
+    return Format(
+        name="bfp8n",
+        description=f"8-bit integers, s1e4m3 scale per {upper.block}; upper halves of codes are "
+        f"{upper.name} (ours)",
+        block=upper.block,
+        code_bits=8,
+        scale=upper.scale,
+        values=tuple(nested_values([int(value) for value in upper.values])),
+        sign_magnitude=False,
+        mantissa_bits=6,
+        scale_steps=(0, 1, 2, 3),  # none of which clips, which would cost 8 bits more than 4 gain
+        upper=upper,
+    )
+
+
 SEARCH = (0, 1, 2, -1)
+BFP4 = _bfp(4, 16, LADDER_4, SEARCH, "16 fitted integers up to 127")
 
 FORMATS: dict[str, Format] = {
     row.name: row
@@ -240,7 +284,8 @@ FORMATS: dict[str, Format] = {
         _bfp(8, 32, symmetric_values(8), (), "8-bit integers"),
         _bfp(6, 32, LADDER_6, SEARCH, "6-bit integers"),
         _bfp(5, 32, LADDER_5, SEARCH, "32 fitted integers up to 127"),
-        _bfp(4, 16, LADDER_4, SEARCH, "16 fitted integers up to 127"),
+        BFP4,
+        _nested(BFP4),
     )
 }
 

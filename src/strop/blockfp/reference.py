@@ -7,6 +7,8 @@ for the largest floats below most powers of two.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +26,9 @@ def quantize(
 ) -> tuple[Bytes, Bytes, np.float32]:
     """Quantize rows: float32 (rows, cols) to packed codes, scales and the tensor's scale.
 
-    Returns codes (rows, ceil(cols * code_bits / 8)) and scales (rows, blocks * scale_bytes). A last
-    block that is not whole is filled up with zeros, which change neither its scale nor its codes.
+    Returns codes (planes * rows, ceil(cols * plane_bits / 8)) and scales (rows, blocks *
+    scale_bytes). A last block that is not whole is filled up with zeros, which change neither its
+    scale nor its codes.
     """
     rows, cols = x.shape
     blocks = -(-cols // format.block)
@@ -34,20 +37,36 @@ def quantize(
     whole = tensor_scale(amax, format)
     codes, scales = quantize_blocks(padded.reshape(-1, format.block), whole, format, rule, rounding)
     codes = codes.reshape(rows, -1)[:, :cols]
-    return pack_codes(codes, format.code_bits), scales.reshape(rows, -1), whole
+    return pack_planes(codes, format), scales.reshape(rows, -1), whole
 
 
 def dequantize(codes: Bytes, scales: Bytes, whole: np.float32, cols: int, format: Format) -> Floats:
     """Return the values of packed codes: float32 (rows, cols)."""
-    rows = len(codes)
-    unpacked = unpack_codes(codes, format.code_bits, cols)
+    unpacked = unpack_planes(codes, format, cols)
     padded = np.pad(unpacked, ((0, 0), (0, -cols % format.block))).reshape(-1, format.block)
     blocks = dequantize_blocks(padded, scales.reshape(len(padded), -1), whole, format)
-    return blocks.reshape(rows, -1)[:, :cols]
+    return blocks.reshape(len(unpacked), -1)[:, :cols]
+
+
+def pack_planes(codes: Bytes, format: Format) -> Bytes:
+    """Pack rows of codes: of a nested format all upper halves, then all lower ones."""
+    bits = format.plane_bits
+    shifts = range(format.code_bits - bits, -1, -bits)
+    return np.concatenate([pack_codes(codes >> np.uint8(shift), bits) for shift in shifts])
+
+
+def unpack_planes(packed: Bytes, format: Format, cols: int) -> Bytes:
+    """Return the codes (rows, cols) of rows packed by `pack_planes`."""
+    bits = np.uint8(format.plane_bits)
+    planes = [unpack_codes(plane, int(bits), cols) for plane in np.split(packed, format.planes)]
+    return reduce(lambda upper, lower: upper << bits | lower, planes)
 
 
 def pack_codes(codes: Bytes, bits: int) -> Bytes:
-    """Pack each row of codes into bytes: code i takes bits i*bits and up, low bits first."""
+    """Pack each row of codes into bytes: code i takes bits i*bits and up, low bits first.
+
+    Of each code only the lowest `bits` bits count.
+    """
     rows, cols = codes.shape
     binary = np.unpackbits(codes[:, :, None], axis=2, bitorder="little", count=bits)
     return np.packbits(binary.reshape(rows, cols * bits), axis=1, bitorder="little")
@@ -188,7 +207,8 @@ def search_scale(y: Floats, format: Format) -> tuple[Bytes, Bytes]:
     y is x / tensor_scale. Tried are the scales at `scale_steps` from the smallest that does not
     clip, each with both signs; the first of equals wins. Without steps it is that smallest scale.
     A negative scale turns a block's values around, which pays where a format has no mirror image of
-    each value. Blocks with NaN or Inf get NAN_SCALE.
+    each value. In a nested format it is the error of the upper plane that counts: 8 bits are good
+    enough with any scale that does not clip. Blocks with NaN or Inf get NAN_SCALE.
 
     Errors are compared in integers: elements are rounded to multiples of the last mantissa bit of
     the scale where the search starts, then to multiples of the scale that is tried.
@@ -198,7 +218,7 @@ def search_scale(y: Floats, format: Format) -> tuple[Bytes, Bytes]:
     start = smallest_scale(np.max(np.abs(y), axis=1), format)
     best = start
     if format.scale_steps:
-        values = np.array(format.values, np.int64)
+        values = np.array((format.upper or format).values, np.int64)
         multiples = np.arange(-255, 256)
         distance = np.min(np.abs(multiples[:, None] - values), axis=1)
         exponent = start >> 3

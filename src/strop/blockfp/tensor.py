@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from strop import _native
 from strop.blockfp import reference
-from strop.blockfp.formats import Format, Rounding, Scale, ScaleRule
+from strop.blockfp.formats import FORMATS, Format, Rounding, Scale, ScaleRule
+from strop.errors import StropError
 
 SCALES = tuple(Scale)
 RULES = tuple(ScaleRule)
 ELEMENTS = ("sign_magnitude", "twos_complement", "offset_integer", "ladder")
-LONGEST_LADDER = 64
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BlockTensor:
 
     format: Format
     shape: tuple[int, ...]  #: of the array
-    codes: NDArray[np.uint8]  #: (rows, ceil(cols * code_bits / 8)); code i from bit i * code_bits
+    codes: NDArray[np.uint8]  #: (planes * rows, ceil(cols * plane_bits / 8)); upper plane first
     scales: NDArray[np.uint8]  #: (rows, ceil(cols / block) * scale_bytes)
     tensor_scale: np.float32  #: 1 where the format has none
 
@@ -54,7 +54,8 @@ def quantize(
     amax = _native.largest_finite(rows, threads()) if format.has_tensor_scale else 0.0
     whole = reference.tensor_scale(amax, format)
     blocks = -(-cols // format.block)
-    codes = np.empty((len(rows), -(-cols * format.code_bits // 8)), np.uint8)
+    code_bytes = -(-cols * format.plane_bits // 8)
+    codes = np.empty((format.planes * len(rows), code_bytes), np.uint8)
     scales = np.empty((len(rows), blocks * format.scale_bytes), np.uint8)
     rule = RULES.index(scale_rule or format.scale_rule)
     truncate = (rounding or format.rounding) is Rounding.TRUNCATE
@@ -71,6 +72,18 @@ def dequantize(tensor: BlockTensor) -> NDArray[np.float32]:
     return result.reshape(tensor.shape)
 
 
+def upper(tensor: BlockTensor) -> BlockTensor:
+    """Return the upper plane of a tensor in a nested format: a 4-bit tensor of the same memory.
+
+    Raises StropError if the format is not nested.
+    """
+    if tensor.format.upper is None:
+        nested = ", ".join(name for name, format in FORMATS.items() if format.upper)
+        raise StropError(f"{tensor.format.name} has no upper plane: pack as {nested}")
+    codes = tensor.codes[: len(tensor.scales)]
+    return replace(tensor, format=tensor.format.upper, codes=codes)
+
+
 def as_rows(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """View an array of any rank as rows along its last axis."""
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
@@ -84,7 +97,6 @@ def threads() -> int:
 @cache
 def layout(format: Format) -> _native.Layout:
     """Describe a format to the kernels."""
-    values = [value for value in format.values if math.isfinite(value)]
     smallest_exponent = 0
     if format.sign_magnitude:
         element = "sign_magnitude"
@@ -92,7 +104,7 @@ def layout(format: Format) -> _native.Layout:
     elif format.values[0] == 0:
         element = "twos_complement"
         smallest_exponent = int(math.log2(format.values[1]))
-    elif len(values) <= LONGEST_LADDER:
+    elif format.scale_steps:
         element = "ladder"
     else:
         element = "offset_integer"
@@ -107,4 +119,5 @@ def layout(format: Format) -> _native.Layout:
         format.largest_exponent,
         list(format.values),
         list(format.scale_steps),
+        list(format.upper.values if format.upper else ()),
     )

@@ -43,11 +43,12 @@ class PackedWeight(nn.Module):  # type: ignore[misc]
         """Return the rows that a one-dimensional index names, or all, in float32."""
         codes, scales = self.weight_codes, self.weight_scales
         if index is not None:
-            codes, scales = codes[index], scales[index]
+            planes = codes.reshape(self.format.planes, -1, codes.shape[1])
+            codes, scales = planes[:, index].flatten(0, 1), scales[index]
         whole = self.weight_tensor_scale if self.format.has_tensor_scale else torch.ones(())
         block = BlockTensor(
             self.format,
-            (codes.shape[0], self.shape[1]),
+            (scales.shape[0], self.shape[1]),
             codes.cpu().numpy(),
             scales.cpu().numpy(),
             np.float32(whole.item()),

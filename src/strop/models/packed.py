@@ -52,7 +52,7 @@ def part_layout(
     rows, cols = shape
     blocks = -(-cols // format.block)
     shapes: list[tuple[str, tuple[int, ...]]] = [
-        ("U8", (rows, -(-cols * format.code_bits // 8))),
+        ("U8", (format.planes * rows, -(-cols * format.plane_bits // 8))),
         ("U8", (rows, blocks * format.scale_bytes)),
         ("F32", ()),
     ]
@@ -61,12 +61,13 @@ def part_layout(
 
 def describe(format: Format) -> dict[str, Any]:
     """Describe a format for config.json, enough to decode it."""
-    return {
+    description = {
         "block": format.block,
         "code_bits": format.code_bits,
         "scale": format.scale.value,
         "values": [None if value != value else value for value in format.values],
     }
+    return description | ({"upper": format.upper.name} if format.upper else {})
 
 
 def quantization_config(
@@ -121,7 +122,7 @@ def packed_tensors(where: str, quantization: Mapping[str, Any]) -> dict[str, tup
 
 def packed_rows(checkpoint: Checkpoint, name: str) -> int:
     """Return the number of rows of a packed tensor."""
-    shape = checkpoint.shape(f"{name}_codes")
+    shape = checkpoint.shape(f"{name}_scales")
     return shape[0] if shape else 0
 
 
