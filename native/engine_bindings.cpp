@@ -31,9 +31,10 @@ std::vector<float> copy(const std::optional<Vector>& v) {
 MatrixPointer make_matrix(nb::handle layout, Array<uint8_t, 2> codes, Array<uint8_t, 2> scales,
                           float tensor_scale, int64_t cols, bool resident, int threads) {
   const Format& format = format_of(layout);
-  const int64_t rows = int64_t(codes.shape(0)), row_bytes = int64_t(codes.shape(1));
+  const int64_t rows = int64_t(codes.shape(0)) / format.planes, row_bytes = int64_t(codes.shape(1));
   const int64_t blocks = (cols + format.block - 1) / format.block;
-  if (cols < 1 || row_bytes != (cols * format.code_bits + 7) / 8)
+  if (cols < 1 || int64_t(codes.shape(0)) != rows * format.planes ||
+      row_bytes != (cols * format.plane_bits() + 7) / 8)
     throw std::invalid_argument("codes do not have the shape of the format");
   if (int64_t(scales.shape(0)) != rows || int64_t(scales.shape(1)) != blocks)
     throw std::invalid_argument("scales do not have the shape of the format");

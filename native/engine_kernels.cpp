@@ -79,7 +79,7 @@ using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, in
 
 // At most as many rows at a time as there are registers for.
 #if defined(__AVX512VNNI__) && !defined(STROP_YMM)
-constexpr int kMostRows = kGroup;
+constexpr int kMostRows = kRowGroup;
 #elif defined(__AVX2__)
 constexpr int kMostRows = 4;
 #else
@@ -139,7 +139,7 @@ void multiply(const Tiles& tiles, Panel panel, const Activations& a, uint8_t* sc
     return multiply(wide, {scratch, panel.scales, true}, a, nullptr, out, stride);
   }
   for (int64_t row = 0; row < a.rows;) {
-    const int64_t rest = a.step(row) - row % kGroup;  // of the group
+    const int64_t rest = a.step(row) - row % kRowGroup;  // of the group
     const int count = int(rest < kMostRows ? rest : kMostRows);
     kernel(tiles, count)(tiles, panel, a, row, out, stride);
     row += count;

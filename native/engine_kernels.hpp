@@ -9,9 +9,9 @@
 namespace strop {
 
 // Rows of numbers in blocks of 32 integers of eight bits (-127..127), with a float scale for each.
-// Up to kGroup rows make a group, in which the first blocks of all rows come first, then the second
+// Up to kRowGroup rows make a group, in which the first blocks of all rows come first, then the second
 // ones, and so on: so a kernel that works on several rows needs one address.
-constexpr int64_t kGroup = 12;
+constexpr int64_t kRowGroup = 12;
 
 struct Activations {
   int64_t rows, tiles;  // tiles: blocks of a row
@@ -20,10 +20,10 @@ struct Activations {
   int32_t* offsets;  // three of each block: -128 times the sum of the first 16 codes, the last, all
 
   // The place of a row's first block; its others follow at steps of step(row).
-  int64_t first(int64_t row) const { return row / kGroup * kGroup * tiles + row % kGroup; }
+  int64_t first(int64_t row) const { return row / kRowGroup * kRowGroup * tiles + row % kRowGroup; }
   int64_t step(int64_t row) const {
-    const int64_t beyond = rows - row / kGroup * kGroup;
-    return beyond < kGroup ? beyond : kGroup;
+    const int64_t beyond = rows - row / kRowGroup * kRowGroup;
+    return beyond < kRowGroup ? beyond : kRowGroup;
   }
 };
 

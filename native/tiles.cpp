@@ -132,7 +132,7 @@ bool runs_format(const Format& format, float* unit) {
 
 Matrix::Matrix(const Format& format, float tensor_scale, int64_t rows, int64_t cols, Source source,
                bool resident, int threads)
-    : source_(source), code_bits_(format.code_bits) {
+    : source_(source), code_bits_(format.code_bits), planes_(format.planes) {
   float unit;
   if (!runs_format(format, &unit))
     throw std::invalid_argument("the engine does not multiply this format");
@@ -213,8 +213,13 @@ bool Matrix::make_panel(int64_t index, uint8_t* codes, uint8_t* scales, uint8_t*
   for (int r = 0; r < kPanel; r++) {
     const int64_t at = index * kPanel + r;
     if (at < tiles_.rows) {
-      spread_row(source_.codes + at * source_.row_bytes, source_.row_bytes, tiles_.cols, code_bits_,
-                 row);
+      const uint8_t* packed = source_.codes + at * source_.row_bytes;
+      spread_row(packed, source_.row_bytes, tiles_.cols, code_bits_ / planes_, row);
+      if (planes_ == 2) {
+        packed += tiles_.rows * source_.row_bytes;
+        for (int64_t col = 0; col < tiles_.cols; col++)
+          row[col] = uint8_t(row[col] << 4 | code_at(packed, col, 4));
+      }
       if (!all_codes_valid_)
         for (int64_t col = 0; col < tiles_.cols; col++) valid = valid && valid_code_[row[col]];
       if (tiles_.bits == 8)

@@ -46,7 +46,7 @@ struct Panel {
 
 // Where the parts of a packed tensor lie: rows of codes and of scales, as in BlockTensor.
 struct Source {
-  const uint8_t* codes;
+  const uint8_t* codes;  // of a nested format, the upper plane, which the lower one follows
   const uint8_t* scales;
   int64_t row_bytes, row_scales;
 };
@@ -69,7 +69,7 @@ class Matrix {
 
   Tiles tiles_;
   Source source_;
-  int code_bits_;
+  int code_bits_, planes_;
   uint8_t tile_code_[256];  // code in the file -> code in the tile
   bool valid_code_[256], valid_scale_[256];
   bool all_codes_valid_;
