@@ -1,4 +1,4 @@
-"""Products of packed matrices: every instruction set and every number of rows gives the same bits."""
+"""Products of packed matrices: the same bits from every instruction set, for any number of rows."""
 
 import numpy as np
 import pytest
