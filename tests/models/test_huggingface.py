@@ -23,7 +23,7 @@ def logits_of(network: torch.nn.Module) -> np.ndarray:
         return network.eval()(torch.tensor([TOKENS])).logits[0].numpy()
 
 
-@pytest.mark.parametrize("format", ["bfp4", "nvfp4", "mx6"])
+@pytest.mark.parametrize("format", ["bfp4", "bfp8n", "nvfp4", "mx6"])
 def test_equals_the_unpacked_model(format: str, tiny_model: Path, tmp_path: Path) -> None:
     pack(str(tiny_model), format, tmp_path / "packed")
     unpack(tmp_path / "packed", tmp_path / "plain")
@@ -83,6 +83,20 @@ def test_codes_of_another_type_are_not_cast(kind: type, tiny_model: Path, tmp_pa
     tensors[f"{LAYER}_codes"] = tensors[f"{LAYER}_codes"].astype(kind)
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(StropError, match=f"{LAYER}_codes is .* bfp5 needs U8"):
+        load(str(tmp_path / "packed"), backend="torch")
+
+
+@pytest.mark.parametrize("rows", [0, 128, 255])
+def test_a_nested_tensor_without_its_lower_plane_is_refused(
+    rows: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    pack(str(tiny_model), "bfp8n", tmp_path / "packed")
+    path = tmp_path / "packed" / "model.safetensors"
+    tensors = load_file(path)
+    codes = tensors[f"{LAYER}_codes"]
+    assert codes.shape == (256, 32)
+    save_file(tensors | {f"{LAYER}_codes": codes[:rows]}, path, metadata={"format": "pt"})
+    with pytest.raises(StropError, match=rf"{LAYER}_codes is .* bfp8n needs U8 \(256, 32\)"):
         load(str(tmp_path / "packed"), backend="torch")
 
 

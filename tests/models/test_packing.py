@@ -30,7 +30,7 @@ def change(source: Path, target: Path, **tensors: np.ndarray) -> Path:
     return target
 
 
-@pytest.mark.parametrize("format", ["bfp5", "mxfp4", "nvfp4", "mx6"])
+@pytest.mark.parametrize("format", ["bfp5", "bfp8n", "mxfp4", "nvfp4", "mx6"])
 def test_unpacking_gives_the_quantized_weights(
     format: str, tiny_model: Path, tmp_path: Path
 ) -> None:
