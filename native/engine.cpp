@@ -132,7 +132,9 @@ Head Cache::head(int64_t layer, int64_t index) const {
 
 // ---- Engine ------------------------------------------------------------------------------------
 
+// What a pass works in, for so many rows and positions. What is zero beyond the end of a row stays so.
 struct Engine::Buffers {
+  int64_t rows, longest;
   int64_t hidden, qkv, attended, inner, scores_stride;  // numbers in a row
   int64_t key_at, value_at;                             // of qkv
   std::shared_ptr<float> x, normed, qkv_out, attention, out, gate, up, gated, cosines, sines, scores;
@@ -141,7 +143,9 @@ struct Engine::Buffers {
   Blocks of_hidden, of_attention, of_inner;
 
   Buffers(const Architecture& a, int64_t rows, int64_t longest, int threads, int64_t scratch_bytes)
-      : hidden(round_up(a.hidden, kTile)),
+      : rows(rows),
+        longest(longest),
+        hidden(round_up(a.hidden, kTile)),
         attended(round_up(a.heads * a.head_dim, kTile)),
         inner(round_up(a.intermediate, kTile)),
         scores_stride(round_up(longest, 2 * kKeys) + 2 * kKeys),
@@ -188,8 +192,13 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
     demand(int64_t(v.size()) == size || (!needed && v.empty()),
            std::string(name) + " has not the length that the architecture gives");
   };
+  const auto needs = [&](const MatrixPointer& m) {
+    const int64_t widened = m->tiles().tiles * kTile * kPanel;
+    scratch_bytes_ = std::max(scratch_bytes_, widened + m->scratch_bytes());
+  };
   shape("embedding", embedding_, a.vocabulary, a.hidden);
   shape("head", head_, a.vocabulary, a.hidden);
+  needs(head_);
   length("final_norm", final_norm_, a.hidden, true);
   const int64_t queries = a.heads * a.head_dim, keys = a.kv_heads * a.head_dim;
   for (const Layer& layer : layers_) {
@@ -208,8 +217,13 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
     length("output_bias", layer.output_bias, a.hidden, false);
     length("query_norm", layer.query_norm, a.head_dim, false);
     length("key_norm", layer.key_norm, a.head_dim, false);
+    for (const MatrixPointer& m : {layer.query, layer.key, layer.value, layer.output, layer.gate,
+                                   layer.up, layer.down})
+      needs(m);
   }
 }
+
+Engine::~Engine() = default;
 
 void Engine::forward(const std::vector<Cache*>& caches, const std::vector<Tokens>& tokens,
                      int64_t last, float* logits) {
@@ -272,20 +286,27 @@ void Engine::multiply(const std::vector<Product>& products, const Activations& a
   });
 }
 
+// Kept from pass to pass, and made anew when one needs more.
+Engine::Buffers& Engine::buffers(int64_t rows, int64_t longest) {
+  if (!buffers_ || buffers_->rows < rows || buffers_->longest < longest) {
+    if (buffers_) {
+      rows = std::max(rows, buffers_->rows);
+      longest = std::max(longest + longest / 4, buffers_->longest);  // not at every token
+    }
+    buffers_.reset();
+    buffers_ = std::make_unique<Buffers>(architecture_, rows, longest, threads(), scratch_bytes_);
+  }
+  return *buffers_;
+}
+
 void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
   const Architecture& a = architecture_;
   const int64_t count = int64_t(rows.size()), pairs = int64_t(a.frequencies.size());
-  int64_t longest = 0, scratch = 0;
+  int64_t longest = 0;
   for (const Row& row : rows) longest = std::max(longest, row.position + 1);
-  const auto needs = [&](const Matrix& matrix) {
-    scratch = std::max(scratch, matrix.tiles().tiles * kTile * kPanel + matrix.scratch_bytes());
-  };
-  needs(*head_);
-  for (const Layer& layer : layers_)
-    for (const MatrixPointer& m : {layer.query, layer.key, layer.value, layer.output, layer.gate,
-                                   layer.up, layer.down})
-      needs(*m);
-  Buffers b(a, count, longest, threads(), scratch);
+  Buffers& b = buffers(count, longest);
+  for (Activations* of : {&b.of_hidden.view, &b.of_attention.view, &b.of_inner.view})
+    of->rows = count;
 
   over_rows(count, [&](int64_t r, int) {
     embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden);

@@ -68,6 +68,7 @@ class Engine {
   // Throws std::invalid_argument where shapes do not fit together.
   Engine(Architecture architecture, std::vector<Layer> layers, MatrixPointer embedding,
          MatrixPointer head, std::vector<float> final_norm, int threads);
+  ~Engine();
 
   // Appends tokens to sequences and writes the logits of the last `last` tokens of each, or of all
   // where there are fewer: rows of `vocabulary` numbers. Caches grow once all is computed.
@@ -91,6 +92,7 @@ class Engine {
   };
   struct Buffers;
 
+  Buffers& buffers(int64_t rows, int64_t longest);
   void run_rows(const std::vector<Row>& rows, float* logits);
   void run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b);
   void attend(int64_t layer, const std::vector<Row>& rows, Buffers& b);
@@ -104,6 +106,8 @@ class Engine {
   std::vector<Layer> layers_;
   MatrixPointer embedding_, head_;
   std::vector<float> final_norm_;
+  int64_t scratch_bytes_ = 0;  // of a thread
+  std::unique_ptr<Buffers> buffers_;
   Pool pool_;
   std::mutex lock_;  // one pass at a time
   const EngineKernels* kernels_ = nullptr;

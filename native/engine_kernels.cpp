@@ -50,6 +50,9 @@ INLINE void add_block(Wide (&total)[R], const Tiles& w, const uint8_t* codes, co
     total[r] = fused(to_float(sums[r]), times(weight, a.scales[at + r]), total[r]);
 }
 
+// One row uses the bytes of a matrix faster than they come by themselves; 2.5 kB ahead is far enough.
+constexpr int64_t kAhead = 40 * kLine;
+
 template <int Bits, int Block, int R>
 void multiply_rows(const Tiles& w, const Panel& panel, const Activations& a, int64_t row,
                    float* out, int64_t stride) {
@@ -62,6 +65,7 @@ void multiply_rows(const Tiles& w, const Panel& panel, const Activations& a, int
     Wide total[R];
     for (int r = 0; r < R; r++) total[r] = zero();
     for (int64_t tile = 0; tile < a.tiles; tile++) {
+      for (int i = 0; i < Bits; i++) __builtin_prefetch(codes + kAhead + i * kLine);
       add_block<Bits, Block, 0, R>(total, w, codes, scale, entries, a, at);
       if constexpr (Block == 16)
         add_block<Bits, Block, 1, R>(total, w, codes, scale, entries, a, at);

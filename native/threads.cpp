@@ -33,7 +33,7 @@ void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-Pool::Pool(int threads) {
+Pool::Pool(int threads) : next_(size_t(threads)) {
   for (int i = 1; i < threads; i++) workers_.emplace_back(&Pool::serve, this, i);
 }
 
@@ -44,18 +44,27 @@ Pool::~Pool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-// Takes and does one task of a job; false when there is none left.
-bool Pool::take(uint32_t job, int thread) {
-  const uint32_t tasks = tasks_.load(std::memory_order_acquire);
+// Takes one task of a run and does it; false when there is none left.
+bool Pool::take(uint32_t job, int run, int thread) {
+  const uint64_t tasks = tasks_.load(std::memory_order_acquire);
   const Call call = call_.load(std::memory_order_acquire);
   const void* work = work_.load(std::memory_order_acquire);
-  uint64_t next = next_.load(std::memory_order_acquire);
+  const uint64_t end = tasks * uint64_t(run + 1) / next_.size();
+  std::atomic<uint64_t>& task = next_[size_t(run)].task;
+  uint64_t next = task.load(std::memory_order_acquire);
   do {
-    if (uint32_t(next >> 32) != job || uint32_t(next) >= tasks) return false;
-  } while (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel));
+    if (uint32_t(next >> 32) != job || uint32_t(next) >= end) return false;
+  } while (!task.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel));
   call(work, int64_t(uint32_t(next)), thread);
   if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == tasks) done_.notify_one();
   return true;
+}
+
+void Pool::work_on(uint32_t job, int thread) {
+  const int runs = threads();
+  for (int i = 0; i < runs; i++)
+    while (take(job, (thread + i) % runs, thread)) {
+    }
 }
 
 void Pool::serve(int thread) {
@@ -64,24 +73,25 @@ void Pool::serve(int thread) {
     wait_while(job_, seen);
     seen = job_.load(std::memory_order_acquire);
     if (closing_.load(std::memory_order_relaxed)) return;
-    while (take(seen, thread)) {
-    }
+    work_on(seen, thread);
   }
 }
 
 void Pool::run_job(int64_t tasks, Call call, const void* work) {
   const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
-  // While the fields change, `next_` belongs to no job: a worker that comes late takes nothing.
-  next_.store(uint64_t(job - 1) << 32 | UINT32_MAX, std::memory_order_seq_cst);
+  // While the fields change, no run has tasks: a worker that comes late takes nothing.
+  for (Next& next : next_)
+    next.task.store(uint64_t(job - 1) << 32 | UINT32_MAX, std::memory_order_seq_cst);
   tasks_.store(uint32_t(tasks), std::memory_order_release);
   call_.store(call, std::memory_order_release);
   work_.store(work, std::memory_order_release);
   done_.store(0, std::memory_order_release);
-  next_.store(uint64_t(job) << 32, std::memory_order_release);
+  for (size_t run = 0; run < next_.size(); run++)
+    next_[run].task.store(uint64_t(job) << 32 | uint64_t(tasks) * run / next_.size(),
+                          std::memory_order_release);
   job_.store(job, std::memory_order_release);
   job_.notify_all();
-  while (take(job, 0)) {
-  }
+  work_on(job, 0);
   for (uint32_t done; (done = done_.load(std::memory_order_acquire)) != uint32_t(tasks);)
     wait_while(done_, done);
 }

@@ -9,9 +9,10 @@
 
 namespace strop {
 
-// A job is a number of tasks, which the caller and the workers take one by one. The caller waits for
-// tasks that were begun, never for a worker to wake: one that sleeps, or has lost its processor to
-// another process, delays nothing. Between jobs, workers look for the next one for some tens of
+// A job is a number of tasks. Each thread has a run of them, which it takes one by one and in order,
+// so that what it reads lies together; then it takes those that others have left. The caller waits
+// for tasks that were begun, never for a worker to wake: one that sleeps, or has lost its processor
+// to another process, delays nothing. Between jobs, workers look for the next one for some tens of
 // microseconds and then sleep.
 class Pool {
  public:
@@ -19,7 +20,7 @@ class Pool {
   ~Pool();
   Pool(const Pool&) = delete;
 
-  int threads() const { return int(workers_.size()) + 1; }
+  int threads() const { return int(next_.size()); }
 
   // Calls work(task, thread) for each task; thread is below threads(). One caller at a time.
   template <typename Work>
@@ -38,13 +39,17 @@ class Pool {
   using Call = void (*)(const void* work, int64_t task, int thread);
 
   void run_job(int64_t tasks, Call call, const void* work);
-  bool take(uint32_t job, int thread);
+  bool take(uint32_t job, int run, int thread);
+  void work_on(uint32_t job, int thread);
   void serve(int thread);
 
   std::vector<std::thread> workers_;
-  // The number of the job in the upper half, that of its next task in the lower: one exchange takes
-  // a task, and fails when the job is over.
-  alignas(64) std::atomic<uint64_t> next_{0};
+  // Of each thread's run: the number of the job in the upper half, that of the next task in the
+  // lower. One exchange takes a task, and fails when the job is over.
+  struct alignas(64) Next {
+    std::atomic<uint64_t> task{0};
+  };
+  std::vector<Next> next_;
   alignas(64) std::atomic<uint32_t> done_{0};
   alignas(64) std::atomic<uint32_t> job_{0};  // what sleeping workers watch
   std::atomic<uint32_t> tasks_{0};
