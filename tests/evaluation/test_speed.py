@@ -75,3 +75,12 @@ def test_the_clock_is_a_real_one(table_model):
     result = measure_speed(table_model(), table_model(), [1], tokens=3, repeats=5)
     seconds = time.perf_counter() - start
     assert result.candidate.estimate > 5 * 3 / seconds
+    assert result.waiting is None or 0 <= result.waiting < 1
+
+
+def test_waiting_for_other_processes_is_counted(table_model, clock, monkeypatch):
+    waits = iter([2.0, 3.0])
+    monkeypatch.setattr("strop.evaluation.speed.waited_seconds", lambda: next(waits))
+    model = paced(table_model(), clock, [0.1], [])
+    result = measure_speed(model, model, [1], tokens=4, repeats=7)
+    assert result.waiting == pytest.approx(1 / 8)  # of 8 repeats of 2 models of 5 passes

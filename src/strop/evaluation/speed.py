@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -32,6 +33,7 @@ class SpeedResult:
     prompt_tokens: int  #: read before the clock starts
     tokens: int  #: computed one by one in each repetition
     repeats: int
+    waiting: float | None  #: share of the time that other processes took; None if not known
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
@@ -53,10 +55,12 @@ def measure_speed(
     if tokens < 1 or repeats < LEAST_REPEATS or not prompt:
         raise StropError(f"speed needs a prompt, a token and {LEAST_REPEATS} repeats at least")
     rates = []
+    start, waited = perf_counter(), waited_seconds()
     with progress("timing", repeats + 1, "repeats") as advance:
         for _ in range(repeats + 1):
             rates.append([rate(model, prompt, tokens) for model in (candidate, source)])
             advance(1)
+    wall, now = perf_counter() - start, waited_seconds()
     ours, theirs = np.array(rates[1:]).T
     times = paired_difference(ours, theirs, relative=True, seed=seed)
     return SpeedResult(
@@ -66,7 +70,14 @@ def measure_speed(
         prompt_tokens=len(prompt),
         tokens=tokens,
         repeats=repeats,
+        waiting=None if now is None or waited is None else (now - waited) / wall,
     )
+
+
+def waited_seconds() -> float | None:
+    """Return how long this thread was ready to run while others ran; None if nobody counts it."""
+    path = Path("/proc/thread-self/schedstat")  # proc(5): nanoseconds running, nanoseconds waiting
+    return int(path.read_text(encoding="ascii").split()[1]) / 1e9 if path.exists() else None
 
 
 def rate(model: Model, prompt: Sequence[int], tokens: int) -> float:

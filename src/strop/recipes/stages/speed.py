@@ -20,6 +20,8 @@ from strop.recipes.stage import (
 from strop.recipes.svg import Whisker, whiskers
 from strop.stats import Interval
 
+BUSY = 0.05  # share of the time lost to other processes from which on the report says so
+
 
 @dataclass(frozen=True)
 class SpeedOptions:
@@ -89,13 +91,24 @@ def section(stages: Sequence[Finished]) -> Section:
     )
 
 
+def busy(stage: Finished) -> str:
+    """Say that other processes were in the way, if they were; PyTorch suffers from it most."""
+    waiting = stage.metrics["waiting"]
+    if waiting is None or waiting < BUSY:
+        return ""
+    return (
+        f" Other processes took {waiting:.0%} of its processor time: on an idle machine both are "
+        "faster, and the ratio is another."
+    )
+
+
 def sentence(stage: Finished) -> str:
     """Sum up one comparison."""
     m = stage.metrics
     return (
         f"{name(stage, 0)} writes {value(stage, 'candidate'):.0f} tokens per second, "
         f"{value(stage, 'ratio'):.1f} times as many as {name(stage, 1)} "
-        f"({m['repeats']} timings of {m['tokens']} tokens, one sequence at a time)."
+        f"({m['repeats']} timings of {m['tokens']} tokens, one sequence at a time).{busy(stage)}"
     )
 
 
@@ -108,13 +121,14 @@ def name(stage: Finished, which: int) -> str:
 def row(stage: Finished, several: bool) -> Headline:
     """Return the row of the table at the top; `several` stages need their names."""
     ratio = value(stage, "ratio")
+    machine = ", busy machine" if busy(stage) else ""
     faster = "faster" if ratio.low > 1 else "slower" if ratio.high < 1 else "cannot tell"
     return Headline(
         "Tokens per second" + (f" ({label(stage.options.candidate)})" if several else ""),
         f"{value(stage, 'source'):.1f}",
         f"{value(stage, 'candidate'):.1f}",
         f"{ratio:.2f} times",
-        f"{faster}; {' against '.join(stage.metrics['backends'])}, one sequence",
+        f"{faster}; {' against '.join(stage.metrics['backends'])}, one sequence{machine}",
         str(stage.metrics["repeats"]),
     )
 
