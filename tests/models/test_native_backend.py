@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tests.models.packed_models import RUN, TOKENS, Packed, changed, logits_of, native
 
 from strop.blockfp import FORMATS, Scale
@@ -58,6 +58,22 @@ def test_sessions_are_bounded(packed: Packed) -> None:
     assert session.length == 127
     assert session.forward([]).shape == (0, 271)
     assert session.forward([1]).shape == (1, 271)
+
+
+def test_a_context_beyond_any_memory_fails_in_one_line(packed: Packed, tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from strop.models import load\n"
+        "from strop.errors import StropFailure\n"
+        "model = load(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+        "try:\n    model.session()\n"
+        "except StropFailure as error:\n    print(error)\n"
+    )
+    directory = changed(packed(), tmp_path, {"max_position_embeddings": 2**24})
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=True
+    )
+    assert "no room for the keys and values of 16777216 tokens" in run.stdout
 
 
 def test_a_cache_of_eight_bits_is_smaller(packed: Packed) -> None:
@@ -199,6 +215,25 @@ def test_unpacked_parts_are_named(packed: Packed, tmp_path: Path) -> None:
     with pytest.raises(StropError, match=r"down_proj\.weight is in mx6, .*--backend torch"):
         native(tmp_path / "micro")
     assert load(str(tmp_path / "micro"), backend="torch").session().forward([1]).shape == (1, 271)
+
+
+def test_a_head_in_the_file_counts_whatever_the_config_says(
+    packed: Packed, tmp_path: Path, one_thread: None
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(packed("qwen3").parent / "plain", plain)
+    assert json.loads((plain / "config.json").read_text())["tie_word_embeddings"]
+    tensors = load_file(plain / "model.safetensors")
+    shape = tensors["model.embed_tokens.weight"].shape
+    tensors["lm_head.weight"] = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    save_file(tensors, plain / "model.safetensors", metadata={"format": "pt"})
+    pack(str(plain), "bfp8", tmp_path / "packed")
+    expected = load(str(plain)).session().forward(TOKENS)
+    tied = load(str(packed("qwen3").parent / "plain")).session().forward(TOKENS)
+    for backend in ("native", "torch"):
+        logits = load(str(tmp_path / "packed"), backend).session().forward(TOKENS)
+        assert np.abs(logits - expected).mean() < 0.1 * expected.std()
+        assert np.abs(logits - tied).mean() > 0.5 * expected.std()
 
 
 def test_what_is_not_used_is_said(

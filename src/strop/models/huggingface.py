@@ -133,7 +133,9 @@ class StropQuantizer(HfQuantizer):  # type: ignore[misc]
                 model.set_submodule(path, replacement)
             tied = getattr(model, "all_tied_weights_keys", {})
             for target, source in list(tied.items()):
-                if source in packed and target not in packed:
+                if target in packed:  # a head of its own, whatever config.json says
+                    del tied[target]
+                elif source in packed:
                     embedding = model.get_submodule(source.removesuffix(".weight"))
                     model.set_submodule(target.removesuffix(".weight"), TiedHead(embedding))
                     del tied[target]

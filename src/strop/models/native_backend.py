@@ -8,7 +8,7 @@ for any number of threads and on any instruction set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ from strop import _native
 from strop.blockfp import Format
 from strop.blockfp.tensor import layout
 from strop.console import quantity, say
-from strop.errors import StropError, unknown_name
+from strop.errors import StropError, StropFailure, unknown_name
 from strop.models.architecture import Architecture
 from strop.models.cache import fingerprint
 from strop.models.checkpoint import Checkpoint, open_checkpoint
@@ -34,6 +34,7 @@ from strop.models.tokenizer import Tokenizer
 KV_FORMATS = ("fp16", "bfp8")  #: how keys and values may be kept; the first is the default
 RESIDENT_SHARE = 0.8  #: of the available memory that the weights may take
 FLOATS = ("F64", "F32", "F16", "BF16")  #: stored types of vectors
+HEAD = "lm_head.weight"
 EVERY_ROW = np.iinfo(np.int32).max
 
 
@@ -109,7 +110,13 @@ class NativeSession:
 
     def __init__(self, model: NativeModel) -> None:
         self.model = model
-        self.cache = _native.Cache(model.engine, model.kv)
+        try:
+            self.cache = _native.Cache(model.engine, model.kv)
+        except MemoryError as error:
+            raise StropFailure(
+                f"{model.name}: no room for the keys and values of {model.context_length} tokens: "
+                "lower max_position_embeddings in its config.json"
+            ) from error
 
     @property
     def length(self) -> int:
@@ -172,6 +179,10 @@ def build_engine(
 ) -> _native.Engine:
     """Check every tensor and build the network."""
     packed = packed_tensors(str(checkpoint.directory), checkpoint.config["quantization_config"])
+    if (
+        HEAD in packed or HEAD in checkpoint.shards
+    ):  # as transformers does, which ties a head only if the file has none
+        architecture = replace(architecture, tied=False)
     shapes = architecture.shapes()
     check_tensors(checkpoint, packed, shapes)
     threads = thread_count()
@@ -190,7 +201,7 @@ def build_engine(
             )
         ],
         embedding=weights.matrix("model.embed_tokens.weight"),
-        head=None if architecture.tied else weights.matrix("lm_head.weight"),
+        head=None if architecture.tied else weights.matrix(HEAD),
         final_norm=weights.vector("model.norm.weight"),
         heads=architecture.heads,
         kv_heads=architecture.kv_heads,
