@@ -100,19 +100,24 @@ struct Bfp8 {
 
 // ---- Attention ---------------------------------------------------------------------------------
 
-// Scores of N queries with the keys of two tiles.
+// Enough sums at once that none waits for its last addition.
+constexpr int tiles_together(int queries) { return queries == 1 ? kKeysPad / kKeys : 2; }
+
+// Scores of N queries with the keys of kTogether tiles.
 template <class Cache, int N>
 INLINE void score_tiles(const Head& h, const Query* queries, float factor, int64_t tile,
                         float* scores, int64_t stride) {
-  Floats sums[N][2] = {};
+  constexpr int kTogether = tiles_together(N);
+  Floats sums[N][kTogether] = {};
   for (int64_t d = 0; d < h.size; d++) {
-    const Floats keys[2] = {Cache::key(h, tile, d), Cache::key(h, tile + 1, d)};
+    Floats keys[kTogether];
+    for (int i = 0; i < kTogether; i++) keys[i] = Cache::key(h, tile + i, d);
     for (int n = 0; n < N; n++)
-      for (int i = 0; i < 2; i++)
+      for (int i = 0; i < kTogether; i++)
         sums[n][i] = multiply_add(broadcast(queries[n].query[d]), keys[i], sums[n][i]);
   }
   for (int n = 0; n < N; n++)
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < kTogether; i++)
       store(scores + n * stride + (tile + i) * kKeys, sums[n][i] * factor);
 }
 
@@ -165,7 +170,7 @@ void attend_together(const Head& h, const Query* queries, float factor, float* s
     last = queries[n].last > last ? queries[n].last : last;
   }
   const int64_t low = first / kKeys * kKeys, high = last / kKeys * kKeys + kKeys;
-  for (int64_t tile = low / kKeys; tile * kKeys < high; tile += 2)
+  for (int64_t tile = low / kKeys; tile * kKeys < high; tile += tiles_together(N))
     score_tiles<Cache, N>(h, queries, factor, tile, scores, stride);
   float totals[N];
   for (int n = 0; n < N; n++)
@@ -180,11 +185,15 @@ void attend_together(const Head& h, const Query* queries, float factor, float* s
 template <class Cache>
 void attend_all(const Head& h, const Query* queries, int count, float factor, float* scores,
                 int64_t stride) {
-  for (; count >= 4; count -= 4, queries += 4)
-    attend_together<Cache, 4>(h, queries, factor, scores, stride);
-  if (count == 3) attend_together<Cache, 3>(h, queries, factor, scores, stride);
-  if (count == 2) attend_together<Cache, 2>(h, queries, factor, scores, stride);
-  if (count == 1) attend_together<Cache, 1>(h, queries, factor, scores, stride);
+  constexpr decltype(&attend_together<Cache, 1>) kernels[] = {
+      attend_together<Cache, 1>, attend_together<Cache, 2>, attend_together<Cache, 3>,
+      attend_together<Cache, 4>, attend_together<Cache, 5>, attend_together<Cache, 6>};
+  while (count > 0) {
+    const int now = count <= 6 ? count : 4;
+    kernels[now - 1](h, queries, factor, scores, stride);
+    queries += now;
+    count -= now;
+  }
 }
 
 void attend(CacheFormat format, const Head& h, const Query* queries, int count, float factor,

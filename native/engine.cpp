@@ -94,7 +94,7 @@ void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x
 Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
     : engine_(std::move(engine)), format_(format) {
   const Architecture& a = engine_->architecture();
-  const int64_t capacity = round_up(a.context, 2 * kKeys);
+  const int64_t capacity = round_up(a.context, kKeysPad);
   const int64_t size = format == CacheFormat::fp16 ? 2 : 1;
   const int64_t blocks = round_up(a.head_dim, kTile) / kTile;
   key_bytes_ = round_up(capacity * a.head_dim * size, kLine);
@@ -110,7 +110,7 @@ Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
 
 int64_t Cache::nbytes() const {
   const Architecture& a = engine_->architecture();
-  const int64_t capacity = round_up(a.context, 2 * kKeys);
+  const int64_t capacity = round_up(a.context, kKeysPad);
   return head_bytes_ / capacity * length_ * a.kv_heads * engine_->layers();
 }
 
@@ -148,7 +148,7 @@ struct Engine::Buffers {
         hidden(round_up(a.hidden, kTile)),
         attended(round_up(a.heads * a.head_dim, kTile)),
         inner(round_up(a.intermediate, kTile)),
-        scores_stride(round_up(longest, 2 * kKeys) + 2 * kKeys),
+        scores_stride(round_up(longest, kKeysPad) + kKeysPad),
         of_hidden(rows, a.hidden),
         of_attention(rows, a.heads * a.head_dim),
         of_inner(rows, a.intermediate) {
@@ -169,6 +169,10 @@ struct Engine::Buffers {
     scores = zeros<float>(threads * scores_size);
     scratch_size = round_up(scratch_bytes, kLine);
     scratch = zeros<uint8_t>(threads * scratch_size);
+  }
+
+  void use_rows(int64_t count) {
+    for (Blocks* of : {&of_hidden, &of_attention, &of_inner}) of->view.rows = count;
   }
 };
 
@@ -305,9 +309,7 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
   int64_t longest = 0;
   for (const Row& row : rows) longest = std::max(longest, row.position + 1);
   Buffers& b = buffers(count, longest);
-  for (Activations* of : {&b.of_hidden.view, &b.of_attention.view, &b.of_inner.view})
-    of->rows = count;
-
+  b.use_rows(count);
   over_rows(count, [&](int64_t r, int) {
     embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden);
     for (int64_t i = 0; i < pairs; i++) {
@@ -316,22 +318,16 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
       b.sines.get()[r * pairs + i] = float(std::sin(double(angle))) * a.rotary_scale;
     }
   });
-  for (int64_t layer = 0; layer < layers(); layer++) run_layer(layer, rows, b);
-
-  std::vector<int64_t> wanted;
-  for (int64_t r = 0; r < count; r++)
-    if (rows[size_t(r)].logits >= 0) wanted.push_back(r);
-  if (wanted.empty()) return;
-  const int64_t results = int64_t(wanted.size());
-  b.of_hidden.view.rows = results;
-  over_rows(results, [&](int64_t i, int) {
-    float* y = b.normed.get() + i * b.hidden;
-    kernels_->rms_norm(b.x.get() + wanted[size_t(i)] * b.hidden, final_norm_.data(), a.hidden,
-                       a.norm_epsilon, y);
-    kernels_->quantize(y, b.of_hidden.view, i);
+  std::vector<Row> left = rows;
+  for (int64_t layer = 0; layer < layers(); layer++) run_layer(layer, left, b);
+  if (left.empty()) return;
+  const int64_t results = int64_t(left.size());
+  over_rows(results, [&](int64_t r, int) {
+    float* y = b.normed.get() + r * b.hidden;
+    kernels_->rms_norm(b.x.get() + r * b.hidden, final_norm_.data(), a.hidden, a.norm_epsilon, y);
+    kernels_->quantize(y, b.of_hidden.view, r);
   });
-  // Rows of logits lie one after another, and wanted rows in the same order.
-  float* to = logits + rows[size_t(wanted[0])].logits * a.vocabulary;
+  float* to = logits + left[0].logits * a.vocabulary;  // one after another, as the rows
   const int64_t stride = round_up(a.vocabulary, kPanel);
   if (stride == a.vocabulary) {
     multiply({{head_.get(), to}}, b.of_hidden.view, stride, b);
@@ -343,10 +339,25 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
     std::memcpy(to + i * a.vocabulary, padded.get() + i * stride, size_t(a.vocabulary) * sizeof(float));
 }
 
-void Engine::run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b) {
+// After the last keys and values, only rows whose logits are wanted go on.
+void Engine::drop_unwanted(std::vector<Row>& rows, Buffers& b) {
+  size_t kept = 0;
+  for (size_t r = 0; r < rows.size(); r++) {
+    if (rows[r].logits < 0) continue;
+    if (kept < r) {
+      std::copy_n(b.x.get() + int64_t(r) * b.hidden, b.hidden, b.x.get() + int64_t(kept) * b.hidden);
+      std::copy_n(b.qkv_out.get() + int64_t(r) * b.qkv, b.qkv, b.qkv_out.get() + int64_t(kept) * b.qkv);
+    }
+    rows[kept++] = rows[r];
+  }
+  rows.resize(kept);
+  b.use_rows(int64_t(kept));
+}
+
+void Engine::run_layer(int64_t index, std::vector<Row>& rows, Buffers& b) {
   const Architecture& a = architecture_;
   const Layer& layer = layers_[size_t(index)];
-  const int64_t count = int64_t(rows.size());
+  int64_t count = int64_t(rows.size());
   over_rows(count, [&](int64_t r, int) {
     float* y = b.normed.get() + r * b.hidden;
     kernels_->rms_norm(b.x.get() + r * b.hidden, layer.input_norm.data(), a.hidden, a.norm_epsilon, y);
@@ -356,6 +367,11 @@ void Engine::run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b) 
   multiply({{layer.query.get(), qkv}, {layer.key.get(), qkv + b.key_at}, {layer.value.get(), qkv + b.value_at}},
            b.of_hidden.view, b.qkv, b);
   over_rows(count, [&](int64_t r, int) { place_keys(index, rows, b, r); });
+  if (index + 1 == layers()) {
+    drop_unwanted(rows, b);
+    count = int64_t(rows.size());
+    if (count == 0) return;
+  }
   attend(index, rows, b);
   over_rows(count, [&](int64_t r, int) {
     kernels_->quantize(b.attention.get() + r * b.attended, b.of_attention.view, r);

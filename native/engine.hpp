@@ -94,7 +94,8 @@ class Engine {
 
   Buffers& buffers(int64_t rows, int64_t longest);
   void run_rows(const std::vector<Row>& rows, float* logits);
-  void run_layer(int64_t index, const std::vector<Row>& rows, Buffers& b);
+  void run_layer(int64_t index, std::vector<Row>& rows, Buffers& b);
+  void drop_unwanted(std::vector<Row>& rows, Buffers& b);
   void attend(int64_t layer, const std::vector<Row>& rows, Buffers& b);
   void place_keys(int64_t layer, const std::vector<Row>& rows, Buffers& b, int64_t row);
   void multiply(const std::vector<Product>& products, const Activations& a, int64_t stride,

@@ -29,7 +29,7 @@ struct Activations {
 
 enum class CacheFormat : int { fp16, bfp8 };
 
-// The keys and values of one head, which lie as follows; positions are padded to whole key tiles.
+// The keys and values of one head, which lie as follows; positions are padded to kKeysPad.
 //   fp16: keys (tile of 16 positions, dimension, position), values (position, padded dimension)
 //   bfp8: the same in int8, and float scales: keys (tile, block of 32 dimensions, position), values
 //         (position, block)
@@ -43,8 +43,9 @@ struct Head {
   int64_t blocks;  // of 32 numbers in a key
 };
 
-constexpr int kKeys = 16;    // positions in a tile of keys
-constexpr int kQueries = 8;  // that are worked on together
+constexpr int kKeys = 16;     // positions in a tile of keys
+constexpr int kKeysPad = 64;  // a multiple of which a cache has room for
+constexpr int kQueries = 8;   // that are worked on together
 
 struct Query {
   const float* query;
@@ -62,8 +63,8 @@ struct EngineKernels {
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float epsilon, float* y);
   void (*gate)(const float* gate, const float* up, int64_t size, float* y);  // silu(gate) * up
   void (*store)(CacheFormat, const Head&, int64_t position, const float* key, const float* value);
-  // `scores` is room for count rows of `stride` floats, stride being a multiple of 32 beyond all
-  // positions.
+  // `scores` is room for count rows of `stride` floats, which is a multiple of kKeysPad and at least
+  // that much beyond the last position.
   void (*attend)(CacheFormat, const Head&, const Query* queries, int count, float factor,
                  float* scores, int64_t stride);
 };

@@ -30,7 +30,7 @@ INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 }
 #endif
 
-INLINE Floats broadcast(float x) { return x + Floats{}; }
+INLINE Floats broadcast(float x) { return Floats{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 INLINE void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
