@@ -311,7 +311,7 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
   Buffers& b = buffers(count, longest);
   b.use_rows(count);
   over_rows(count, [&](int64_t r, int) {
-    embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden);
+    if (!embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden)) broken_ = true;
     for (int64_t i = 0; i < pairs; i++) {
       const float angle = float(rows[size_t(r)].position) * a.frequencies[size_t(i)];
       b.cosines.get()[r * pairs + i] = float(std::cos(double(angle))) * a.rotary_scale;

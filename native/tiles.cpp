@@ -236,7 +236,7 @@ bool Matrix::make_panel(int64_t index, uint8_t* codes, uint8_t* scales, uint8_t*
   return valid;
 }
 
-void Matrix::row(int64_t index, float* values) const {
+bool Matrix::row(int64_t index, float* values) const {
   std::vector<uint8_t> scratch(static_cast<size_t>(scratch_bytes()));
   const Panel from = panel(index / kPanel, scratch.data());
   const int r = int(index % kPanel), halves = kTile / tiles_.block;
@@ -256,6 +256,7 @@ void Matrix::row(int64_t index, float* values) const {
     const float scale = scale_value(tiles_.scale, from.scales[block * kPanel + r]);
     values[col] = float(integer - 128) * (scale * tiles_.factor);
   }
+  return from.valid;
 }
 
 }  // namespace strop
