@@ -7,18 +7,21 @@ import dataclasses
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from strop.blockfp import dequantize, get_format, quantize
 from strop.errors import StropError
-from strop.models import by_kind, open_checkpoint, pack, unpack
+from strop.models import by_kind, load, open_checkpoint, pack, unpack
+from strop.models.calibration import open_calibration
 from strop.models.packed import describe, packed_tensors
 
 
@@ -69,6 +72,74 @@ def test_the_last_override_that_matches_holds(tiny_model: Path, tmp_path: Path) 
     assert formats["model.layers.1.mlp.down_proj.weight"] == "F32"
     assert formats["model.layers.0.mlp.down_proj.weight"] == "bfp8"
     assert formats["model.layers.0.self_attn.q_proj.weight"] == "bfp5"
+
+
+def test_calibrating_rounds_the_same_matrices_to_other_values(
+    tiny_model: Path, tmp_path: Path, one_thread: None
+) -> None:
+    plain = pack(str(tiny_model), "bfp4", tmp_path / "plain")
+    overrides = {"*.0.self_attn.q_proj.weight": "keep"}
+    summary = pack(str(tiny_model), "bfp4", tmp_path / "packed", overrides, calibrate=True)
+    assert plain.calibration_tokens == 0
+    assert summary.calibration_tokens == 16384
+    rows = {row.name: row for row in summary.tensors}
+    assert rows["model.layers.0.self_attn.q_proj.weight"].format == "F32"
+    packed = [row for row in plain.tensors if rows[row.name].format == "bfp4"]
+    assert all(row.noise < rows[row.name].noise for row in packed if row.noise)
+    quantization = open_checkpoint(tmp_path / "packed").config["quantization_config"]
+    assert quantization["calibration"] == {"text": "own", "tokens": 16384}
+    model = load(str(tmp_path / "packed"), backend="torch")
+    assert model.session().forward([5, 6]).shape == (2, 264)
+    again = pack(str(tiny_model), "bfp4", tmp_path / "again", overrides, calibrate=True)
+    assert again.tensors == summary.tensors
+
+
+def test_a_calibrated_model_predicts_more_like_its_source(
+    tiny_model: Path, tmp_path: Path, one_thread: None
+) -> None:
+    alphabet = "".join(map(chr, range(97, 123))) * 2000
+    other = open_calibration(tiny_model, None, seed=1).tokens[:8].tolist()
+
+    def log_probabilities(reference: Path) -> torch.Tensor:
+        model = load(str(reference), backend="torch")
+        logits = [model.session().forward(piece) for piece in other]
+        return torch.tensor(np.array(logits)).log_softmax(-1)
+
+    source, divergence = log_probabilities(tiny_model), []
+    for options in ({}, {"calibrate": True}, {"text": alphabet}):
+        pack(str(tiny_model), "bfp4+bfp8", tmp_path / "packed", **options)
+        change = source - log_probabilities(tmp_path / "packed")
+        divergence.append(float((source.exp() * change).sum(-1).mean()))
+    plain, own, wrong = divergence
+    assert own < 0.9 * plain
+    assert wrong > own  # the control: no text of the kind that the model is measured on
+
+
+@pytest.mark.parametrize("bits", [5.0, 6.5])
+def test_a_budget_of_bits_is_kept(
+    bits: float, tiny_model: Path, tmp_path: Path, one_thread: None
+) -> None:
+    summary = pack(str(tiny_model), None, tmp_path / "packed", bits=bits)
+    assert bits - 0.2 < summary.bits_per_weight <= bits
+    assert summary.format == f"{bits:g}bits"
+    assert len({row.format for row in summary.tensors}) > 2
+
+
+def test_what_cannot_be_calibrated_is_said_before_anything_is_loaded(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "packed"
+    with pytest.raises(StropError, match="own formats, such as bfp5, not for mxfp4"):
+        pack(str(tiny_model), "mxfp4", output, calibrate=True)
+    with pytest.raises(StropError, match="either a format or a number of bits"):
+        pack(str(tiny_model), "bfp4", output, bits=5)
+    with pytest.raises(StropError, match="either a format or a number of bits"):
+        pack(str(tiny_model), None, output)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "strop.models.torch_backend", raising=False)
+    with pytest.raises(StropError, match=r"needs torch and transformers: .*strop\[torch\]"):
+        pack(str(tiny_model), "bfp4", output, calibrate=True)
+    assert not output.exists()
 
 
 def test_signal_to_noise_is_that_of_the_stored_weights(tiny_model: Path, tmp_path: Path) -> None:

@@ -150,3 +150,24 @@ def test_a_stage_that_refuses_is_named(tiny_model: Path, setting: str, message: 
     Path("empty.txt").write_text("")
     with pytest.raises(StropError, match=message):
         run(tiny_model, "run", setting)
+
+
+def test_packing_to_a_number_of_bits_on_a_text(tiny_model: Path) -> None:
+    Path("bits.yaml").write_text(
+        f"name: bits\nstages:\n  - pack: {{model: {tiny_model}, bits: 6, text: text.txt}}\n"
+    )
+    recipe = load_recipe(Path("bits.yaml"), STAGES, ())
+    [pack] = run_recipe(recipe, Path("run"), STAGES)
+    assert 5.5 < pack.metrics["bits_per_weight"] <= 6
+    assert pack.metrics["calibration_tokens"] == 14 * 128
+    report = STAGES["pack"].section([pack])
+    assert "as 6 bits per weight, calibrated on 1,792 tokens, took it" in report.summary
+    # Another text is another input: the stage runs again.
+    assert executed(run_recipe(recipe, Path("run"), STAGES)) == []
+    Path("text.txt").write_text("Pack my box with five dozen liquor jugs. " * 60)
+    assert executed(run_recipe(recipe, Path("run"), STAGES)) == ["pack"]
+
+
+def test_a_format_and_a_number_of_bits_are_one_too_many(tiny_model: Path) -> None:
+    with pytest.raises(StropError, match="stage 'pack': give a format or a number of bits"):
+        run(tiny_model, "run", "pack.bits=5")

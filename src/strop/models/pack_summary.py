@@ -28,13 +28,14 @@ class PackedTensor:
 class PackSummary:
     """What packing a model gave."""
 
-    format: str  #: the plan: a format, or two joined by a plus sign
+    format: str  #: the plan: a format, two joined by a plus sign, or a number of bits
     weights: int  #: number of weights, kept ones included
     bits_per_weight: float  #: over all weights
     source_bytes: int  #: of the tensors before
     packed_bytes: int  #: of the tensors after
     seconds: float
     tensors: tuple[PackedTensor, ...]
+    calibration_tokens: int = 0  #: that were read to calibrate
 
 
 @dataclass(frozen=True)

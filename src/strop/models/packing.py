@@ -6,17 +6,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strop.blockfp import Format, dequantize, quantize
-from strop.console import progress
+from strop.blockfp import BlockTensor, Format, dequantize, quantize
+from strop.console import progress, say
 from strop.data import atomic_path, write_json
 from strop.errors import StropError
+from strop.models.calibration import open_calibration
 from strop.models.checkpoint import (
     SINGLE,
     WRITER,
@@ -24,6 +24,7 @@ from strop.models.checkpoint import (
     open_checkpoint,
     write_safetensors,
 )
+from strop.models.compensation import check_compensable, compensated
 from strop.models.pack_summary import PackedTensor, PackSummary
 from strop.models.packed import (
     is_packed,
@@ -34,11 +35,9 @@ from strop.models.packed import (
     read_packed,
     tensor_kind,
 )
-from strop.models.plan import Plan, tensor_format
+from strop.models.plan import Plan, chosen_formats, formats_within
 from strop.models.references import resolve
-
-#: Element types that are packed; whole numbers and truth values are kept
-FLOATS = ("F64", "F32", "F16", "BF16")
+from strop.models.sensitivity import sensitivities
 
 #: Files that go along with the weights, by their ending
 COMPANIONS = (".json", ".jinja", ".model", ".txt")
@@ -46,26 +45,50 @@ COMPANIONS = (".json", ".jinja", ".model", ".txt")
 
 def pack(
     reference: str,
-    format: str,
+    format: str | None,
     output: Path,
     overrides: Mapping[str, str] | None = None,
+    *,
+    calibrate: bool = False,
+    text: str | None = None,
+    bits: float | None = None,
 ) -> PackSummary:
     """Pack all matrices of a model, embedding and head included, into a directory.
 
     `format` is a number format, or two joined by a plus sign, the second for embedding and head.
-    Vectors (norms, biases) are kept. `overrides` maps patterns of tensor names, such as
-    "*.down_proj.weight", to a format or "keep"; the last one that matches holds. The directory
-    appears when it is whole, and replaces one that is there if Strop wrote it and nobody put
-    anything beside. Raises StropError: unknown format, a pattern that matches no matrix, a source
-    that is packed already, and a directory that is not to be replaced.
+    With `bits` instead, each matrix takes the format that serves the model best while all weights
+    take at most so many bits each. Vectors (norms, biases) are kept. `overrides` maps patterns of
+    tensor names, such as "*.down_proj.weight", to a format or "keep"; the last one that matches
+    holds.
+
+    With `calibrate` rounding makes up for its own errors on text that the model writes itself, or
+    on `text`; so it does with `text` or `bits` alone. That needs PyTorch.
+
+    The directory appears when it is whole, and replaces one that is there if Strop wrote it and
+    nobody put anything beside. Raises StropError: unknown format, a pattern that matches no matrix,
+    a source that is packed already, and a directory that is not to be replaced.
     """
     start = time.monotonic()
-    plan = Plan.parse(format)
+    if (format is None) == (bits is None):
+        raise StropError("packing takes either a format or a number of bits per weight")
+    name = format if format is not None else f"{bits:g}bits"
+    plan = Plan.parse(format) if format is not None else None
     checkpoint = open_checkpoint(resolve(reference))
     check_output(output, checkpoint.directory)
     if "quantization_config" in checkpoint.config:
         raise StropError(f"{reference}: is quantized already: pack the model that it was made from")
-    formats = chosen_formats(checkpoint, plan, overrides or {})
+    chosen = chosen_formats(checkpoint, plan, overrides or {})
+    ready: dict[str, BlockTensor] = {}
+    calibration = None
+    if calibrate or text is not None or bits is not None:
+        check_compensable(format for format in chosen.values() if format)
+        calibration = open_calibration(checkpoint.directory, text)
+        if bits is not None:
+            chosen = formats_within(checkpoint, bits, sensitivities(calibration), chosen)
+        ready = compensated(calibration, packed_formats(chosen))
+        if plain := sorted(packed_formats(chosen).keys() - ready.keys()):
+            say(f"rounded without making up for it, as no layer multiplies by them: {plain}")
+    formats = packed_formats(chosen)
     shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
     layout = packed_layout(checkpoint, formats)
     tensors: list[PackedTensor] = []
@@ -73,48 +96,30 @@ def pack(
         partial.mkdir()
         copy_companions(checkpoint.directory, partial)
         columns = {name: shapes[name][1] for name in formats}
-        config = checkpoint.config | {
-            "quantization_config": quantization_config(format, reference, formats, columns)
-        }
+        quantization = quantization_config(name, reference, formats, columns)
+        if calibration is not None:
+            quantization["calibration"] = calibration.describe()
+        config = checkpoint.config | {"quantization_config": quantization}
         write_json(partial / "config.json", config)
         weights = sum(math.prod(shape) for shape in shapes.values())
-        with progress(f"packing as {format}", weights, "weights") as advance:
-            write_safetensors(
-                partial / SINGLE, layout, packed_parts(checkpoint, formats, tensors, advance)
-            )
+        with progress(f"packing as {name}", weights, "weights") as advance:
+            parts = packed_parts(checkpoint, formats, ready, tensors, advance)
+            write_safetensors(partial / SINGLE, layout, parts)
     packed_bits = sum(row.bits_per_weight * row.weights for row in tensors)
     return PackSummary(
-        format=format,
+        format=name,
         weights=weights,
         bits_per_weight=packed_bits / weights,
         source_bytes=sum(checkpoint.entry(name).size for name in shapes),
         packed_bytes=round(packed_bits / 8),
         seconds=time.monotonic() - start,
         tensors=tuple(tensors),
+        calibration_tokens=calibration.tokens.numel() if calibration is not None else 0,
     )
 
 
-def chosen_formats(
-    checkpoint: Checkpoint, plan: Plan, overrides: Mapping[str, str]
-) -> dict[str, Format]:
-    """Choose the format of each matrix; tensors that are not in the result are kept."""
-    matrices = [
-        name
-        for name in checkpoint.names
-        if len(checkpoint.shape(name)) == 2
-        and 0 not in checkpoint.shape(name)
-        and checkpoint.dtype(name) in FLOATS
-        and tensor_kind(name) != "norm"
-    ]
-    if not matrices:
-        raise StropError(f"{checkpoint.directory}: no matrices to pack")
-    chosen: dict[str, Format | None] = {name: plan.of(tensor_kind(name)) for name in matrices}
-    for pattern, override in overrides.items():
-        format = tensor_format(override)
-        matching = [name for name in matrices if fnmatchcase(name, pattern)]
-        if not matching:
-            raise StropError(f"no matrix is called '{pattern}': the first is {matrices[0]}")
-        chosen |= dict.fromkeys(matching, format)
+def packed_formats(chosen: Mapping[str, Format | None]) -> dict[str, Format]:
+    """Return the formats of the matrices that are not kept."""
     return {name: format for name, format in chosen.items() if format}
 
 
@@ -137,17 +142,21 @@ def packed_layout(
 def packed_parts(
     checkpoint: Checkpoint,
     formats: Mapping[str, Format],
+    ready: Mapping[str, BlockTensor],
     tensors: list[PackedTensor],
     advance: Callable[[float], None],
 ) -> Iterator[NDArray[Any]]:
-    """Yield the stored parts of each tensor in order of name, and note what became of it."""
+    """Yield the stored parts of each tensor in order of name, and note what became of it.
+
+    What is not `ready` is rounded to the nearest values.
+    """
     for name in checkpoint.names:
         shape, kind = checkpoint.shape(name), tensor_kind(name)
         if name in formats:
             values = checkpoint.read(name).astype(np.float32, copy=False)
             if not np.isfinite(values).all():
                 raise StropError(f"{checkpoint.directory}: {name} holds NaN or infinity")
-            block = quantize(values, formats[name])
+            block = ready[name] if name in ready else quantize(values, formats[name])
             yield block.codes
             yield block.scales
             if block.format.has_tensor_scale:

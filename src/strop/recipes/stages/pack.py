@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from strop.console import quantity
-from strop.recipes.options import FormatName, ModelReference, TensorFormat, label
+from strop.data import read_text
+from strop.errors import StropError
+from strop.recipes.options import FormatName, ModelReference, TensorFormat, TextFile, label
 from strop.recipes.stage import (
     Context,
     Figure,
@@ -31,28 +34,55 @@ class PackOptions:
     """What to pack, and how."""
 
     model: ModelReference  #: the model to pack
-    format: FormatName = DEFAULT_FORMAT  #: number format of the matrices
+    format: FormatName | None = None  #: number format of the matrices; without `bits` it is bfp5
     #: pattern of tensor names to a format or "keep"; the last one that matches holds
     overrides: dict[str, TensorFormat] = field(default_factory=dict)
+    calibrate: bool = False  #: make up for rounding errors, on text that the model writes itself
+    text: TextFile | None = None  #: calibrate on this text instead
+    bits: float | None = None  #: per weight, spent where they help most; calibrates
+
+    def __post_init__(self) -> None:
+        """Raise StropError for a format and a number of bits at once."""
+        if self.format is not None and self.bits is not None:
+            raise StropError("give a format or a number of bits, not both")
+
+    @property
+    def chosen_format(self) -> FormatName | None:
+        """Return the format of the matrices, None if it follows from the bits."""
+        return DEFAULT_FORMAT if self.format is None and self.bits is None else self.format
+
+    @property
+    def goal(self) -> str:
+        """Return what is packed into."""
+        return str(self.chosen_format) if self.bits is None else f"{self.bits:g} bits per weight"
 
 
 def run(options: PackOptions, context: Context) -> Metrics:
     """Pack the model into the stage's directory; sizes in bytes, signal-to-noise in decibel."""
     from strop.models import by_kind, pack
 
-    summary = pack(options.model, options.format, context.directory / OUTPUT, options.overrides)
+    summary = pack(
+        options.model,
+        options.chosen_format,
+        context.directory / OUTPUT,
+        options.overrides,
+        calibrate=options.calibrate,
+        text=read_text(Path(options.text)) if options.text else None,
+        bits=options.bits,
+    )
     return {
         "weights": summary.weights,
         "bits_per_weight": summary.bits_per_weight,
         "source_bytes": summary.source_bytes,
         "packed_bytes": summary.packed_bytes,
+        "calibration_tokens": summary.calibration_tokens,
         "kinds": [asdict(row) for row in by_kind(summary)],
     }
 
 
 def describe(options: PackOptions) -> str:
     """Say what the stage does."""
-    return f"pack {label(options.model)} as {options.format}"
+    return f"pack {label(options.model)} as {options.goal}"
 
 
 def section(stages: Sequence[Finished]) -> Section:
@@ -82,8 +112,10 @@ def sentence(stage: Finished) -> str:
     """Sum up one pack."""
     m = stage.metrics
     before = f"{quantity(m['source_bytes'], 'B')} ({source_bits(m):.0f}-bit weights)"
+    tokens = m.get("calibration_tokens", 0)
+    calibrated = f", calibrated on {tokens:,} tokens," if tokens else ""
     return (
-        f"Packing {label(stage.options.model)} as {stage.options.format} took it from "
+        f"Packing {label(stage.options.model)} as {stage.options.goal}{calibrated} took it from "
         f"{before} to {quantity(m['packed_bytes'], 'B')}: "
         f"{m['bits_per_weight']:.2f} bits per weight over all {m['weights'] / 1e6:.1f} million "
         "weights."
