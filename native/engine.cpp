@@ -17,7 +17,7 @@
 namespace strop {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 512;  // more are computed in parts
+constexpr int64_t kRowsAtOnce = 22 * kRowGroup;  // more are computed in parts
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
@@ -49,20 +49,6 @@ struct Blocks {  // owns Activations
     view = {rows, tiles, codes.get(), scales.get(), offsets.get()};
   }
 };
-
-void add(float* x, const float* y, int64_t size) {
-  for (int64_t i = 0; i < size; i++) x[i] += y[i];
-}
-void add(float* x, const std::vector<float>& bias) { add(x, bias.data(), int64_t(bias.size())); }
-
-// Rotates the pairs (i, i + pairs) of a head.
-void rotate(float* x, const float* cosines, const float* sines, int64_t pairs) {
-  for (int64_t i = 0; i < pairs; i++) {
-    const float a = x[i], b = x[i + pairs];
-    x[i] = a * cosines[i] - b * sines[i];
-    x[i + pairs] = b * cosines[i] + a * sines[i];
-  }
-}
 
 const char* const kNotNumbers = "the packed weights hold codes or scales that are not numbers";
 
@@ -380,8 +366,8 @@ void Engine::run_layer(int64_t index, std::vector<Row>& rows, Buffers& b) {
   over_rows(count, [&](int64_t r, int) {
     float* x = b.x.get() + r * b.hidden;
     float* y = b.normed.get() + r * b.hidden;
-    add(x, b.out.get() + r * b.hidden, a.hidden);
-    add(x, layer.output_bias);
+    kernels_->add(x, b.out.get() + r * b.hidden, a.hidden);
+    kernels_->add(x, layer.output_bias.data(), int64_t(layer.output_bias.size()));
     kernels_->rms_norm(x, layer.mlp_norm.data(), a.hidden, a.norm_epsilon, y);
     kernels_->quantize(y, b.of_hidden.view, r);
   });
@@ -395,7 +381,7 @@ void Engine::run_layer(int64_t index, std::vector<Row>& rows, Buffers& b) {
   });
   multiply({{layer.down.get(), b.out.get()}}, b.of_inner.view, b.hidden, b);
   over_rows(count, [&](int64_t r, int) {
-    add(b.x.get() + r * b.hidden, b.out.get() + r * b.hidden, a.hidden);
+    kernels_->add(b.x.get() + r * b.hidden, b.out.get() + r * b.hidden, a.hidden);
   });
 }
 
@@ -409,12 +395,15 @@ void Engine::place_keys(int64_t index, const std::vector<Row>& rows, Buffers& b,
   float* query = b.qkv_out.get() + r * b.qkv;
   float* key = query + b.key_at;
   float* value = query + b.value_at;
+  const auto add = [&](float* x, const std::vector<float>& bias) {
+    kernels_->add(x, bias.data(), int64_t(bias.size()));
+  };
   add(query, layer.query_bias);
   add(key, layer.key_bias);
   add(value, layer.value_bias);
   const auto prepare = [&](float* head, const std::vector<float>& norm) {
     if (!norm.empty()) kernels_->rms_norm(head, norm.data(), a.head_dim, a.norm_epsilon, head);
-    if (layer.rotary) rotate(head, cosines, sines, pairs);
+    if (layer.rotary) kernels_->rotate(head, cosines, sines, pairs);
   };
   for (int64_t h = 0; h < a.heads; h++) prepare(query + h * a.head_dim, layer.query_norm);
   const Row& row = rows[size_t(r)];

@@ -153,7 +153,8 @@ void multiply(const Tiles& tiles, Panel panel, const Activations& a, uint8_t* sc
 }  // namespace
 
 namespace STROP_ISA {
-extern const EngineKernels engine_kernels = {quantize, multiply, rms_norm, gate, store, attend};
+extern const EngineKernels engine_kernels = {quantize, multiply, rms_norm, add,
+                                              rotate,   gate,     store,    attend};
 }
 
 }  // namespace strop

@@ -61,6 +61,9 @@ struct EngineKernels {
   void (*multiply)(const Tiles&, Panel, const Activations&, uint8_t* scratch, float* out,
                    int64_t stride);
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float epsilon, float* y);
+  void (*add)(float* x, const float* y, int64_t size);  // x += y
+  // Turns each pair (x[i], x[i + pairs]) by an angle.
+  void (*rotate)(float* x, const float* cosines, const float* sines, int64_t pairs);
   void (*gate)(const float* gate, const float* up, int64_t size, float* y);  // silu(gate) * up
   void (*store)(CacheFormat, const Head&, int64_t position, const float* key, const float* value);
   // `scores` is room for count rows of `stride` floats, which is a multiple of kKeysPad and at least

@@ -75,17 +75,24 @@ INLINE float quantize_32(const float* x, int8_t* codes, int32_t* sums) {
   }
   const float amax = bits_as<float>(bits);
   const float inverse = amax > 0x1p-120f ? 127.0f / amax : 0.0f;
-  for (int half = 0; half < 2; half++) {
-    const Ints integers = round_even(v[half] * inverse);
-    const Bytes narrow = __builtin_convertvector(integers, Bytes);
-    std::memcpy(codes + half * kLanes, &narrow, sizeof narrow);
-#ifdef __AVX512F__
-    sums[half] = _mm512_reduce_add_epi32(bits_as<__m512i>(integers));
+  struct { Bytes half[2]; } all;
+  for (int half = 0; half < 2; half++)
+    all.half[half] = __builtin_convertvector(round_even(v[half] * inverse), Bytes);
+  std::memcpy(codes, &all, sizeof all);
+#ifdef __AVX512VNNI__
+  __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1),
+                                      _mm256_set_m128i(bits_as<__m128i>(all.half[1]),
+                                                       bits_as<__m128i>(all.half[0])));
+  fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4E));
+  fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0xB1));
+  sums[0] = _mm256_cvtsi256_si32(fours);
+  sums[1] = _mm256_extract_epi32(fours, 4);
 #else
+  for (int half = 0; half < 2; half++) {
     sums[half] = 0;
-    for (int i = 0; i < kLanes; i++) sums[half] += integers[i];
-#endif
+    for (int i = 0; i < kLanes; i++) sums[half] += all.half[half][i];
   }
+#endif
   return amax / 127.0f;
 }
 
@@ -101,6 +108,19 @@ void rms_norm(const float* x, const float* weight, int64_t size, float epsilon, 
   }
   const float scale = 1.0f / __builtin_sqrtf(sum(squares) / float(size) + epsilon);
   for (i = 0; i < size; i++) y[i] = x[i] * scale * weight[i];
+}
+
+void add(float* x, const float* y, int64_t size) {
+  for (int64_t i = 0; i < size; i++) x[i] += y[i];
+}
+
+// Rotates the pairs (i, i + pairs) of a head.
+void rotate(float* x, const float* cosines, const float* sines, int64_t pairs) {
+  for (int64_t i = 0; i < pairs; i++) {
+    const float a = x[i], b = x[i + pairs];
+    x[i] = a * cosines[i] - b * sines[i];
+    x[i + pairs] = b * cosines[i] + a * sines[i];
+  }
 }
 
 // silu(gate) * up, for sizes up to a multiple of 16.
