@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint docs bench-quantize bench-quality clean
+.PHONY: help quickstart test lint docs bench-quantize bench-quality bench-engine clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -33,6 +34,10 @@ bench-quality: $(VENV)/.installed  ## quality of every format, half an hour; nee
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/tables.py
 
+bench-engine: $(VENV)/.installed $(PEERS)/.installed  ## the engine beside llama.cpp, half an hour; needs STROP_DATA
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/tables.py
+
 clean:  ## remove what was built and run, not the models in the cache
 	rm -rf $(VENV) build site runs
 
@@ -50,4 +55,12 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+# What the engine is compared with lives apart, built from source for this processor.
+$(PEERS)/.installed:
+	@echo "building llama.cpp into $(PEERS) (some ten minutes)"
+	$(PYTHON) -m venv $(PEERS)
+	CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
 	touch $@
