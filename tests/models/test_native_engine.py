@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file
 from tests.models.packed_models import FAMILIES, RUN, TOKENS, Packed, changed, logits_of, native
 
 from strop import _native
+from strop.blockfp import FORMATS
+from strop.errors import StropError
 from strop.models import pack
 from strop.models.native_backend import KV_FORMATS
+from strop.models.packed import describe
 from strop.models.torch_backend import TorchModel
 
 PROMPTS: list[list[int]] = np.random.default_rng(8).integers(0, 271, (6, 12)).tolist()
@@ -208,3 +213,23 @@ def test_the_real_model_in_every_way(
     monkeypatch.delenv("STROP_ISA")
     monkeypatch.setenv("STROP_THREADS", "1")
     assert np.array_equal(logits_of(native(tmp_path / "packed"), tokens), whole)
+
+
+def test_upper_planes_alone_are_a_model_of_four_bits(packed: Packed, tmp_path: Path) -> None:
+    nested = packed("llama", "bfp8n")
+    stored = load_file(nested / "model.safetensors")
+    codes = {name: part[: len(part) // 2] for name, part in stored.items() if "_codes" in name}
+    config = json.loads((nested / "config.json").read_text())["quantization_config"]
+    config["formats"] = {"bfp4": describe(FORMATS["bfp4"])}
+    for tensor in config["tensors"].values():
+        tensor["format"] = "bfp4"
+    apart = changed(nested, tmp_path, {"quantization_config": config}, **codes)
+    alone = logits_of(native(nested, upper=True))
+    assert np.array_equal(alone, logits_of(native(apart)))
+    assert np.array_equal(alone, logits_of(native(nested, upper=True, resident=False)))
+    assert not np.array_equal(alone, logits_of(native(nested)))
+
+
+def test_only_nested_formats_have_upper_planes(packed: Packed) -> None:
+    with pytest.raises(StropError, match="no weights in a nested format"):
+        native(packed("llama", "bfp5"), upper=True)

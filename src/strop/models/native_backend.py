@@ -7,6 +7,7 @@ for any number of threads and on any instruction set.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,13 +45,19 @@ class NativeModel:
     backend = "native"
 
     def __init__(
-        self, name: str, directory: Path, kv: str = KV_FORMATS[0], resident: bool | None = None
+        self,
+        name: str,
+        directory: Path,
+        kv: str = KV_FORMATS[0],
+        resident: bool | None = None,
+        upper: bool = False,
     ) -> None:
         """Open a packed directory.
 
         `kv` is the format of keys and values. With `resident` the weights are copied into memory,
         arranged for the processor; without, they stay in the mapped file and are arranged again at
-        every use, which is slow; None decides by the memory that is available, and says so.
+        every use, which is slow; None decides by the memory that is available, and says so. With
+        `upper` only the upper planes of weights in nested formats are read (bfp8n: as bfp4).
         """
         if kv not in KV_FORMATS:
             raise unknown_name("format of keys and values", kv, KV_FORMATS)
@@ -70,7 +77,7 @@ class NativeModel:
         architecture = Architecture.parse(checkpoint.config, str(directory / "config.json"))
         self.context_length = architecture.context
         self.vocabulary = architecture.vocabulary
-        self.engine = build_engine(checkpoint, architecture, name, resident)
+        self.engine = build_engine(checkpoint, architecture, name, resident, upper)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -143,12 +150,16 @@ class Weights:
     shapes: dict[str, tuple[int, ...]]  #: of every tensor that the network has
     resident: bool
     threads: int
+    upper: bool  #: read only the upper planes of nested formats
 
     def matrix(self, name: str) -> _native.Matrix:
         """Return a packed matrix; StropError names it if it cannot be multiplied."""
         format, columns = self.packed[name]
         parts: list[NDArray[Any]] = [self.checkpoint.stored(p) for p in part_names(name, format)]
         whole = float(parts[2]) if format.has_tensor_scale else 1.0
+        if self.upper and format.upper:
+            parts[0] = parts[0][: len(parts[1])]
+            format = format.upper
         if not np.isfinite(whole):
             raise self.error(name, f"has the tensor scale {whole}")
         try:
@@ -175,14 +186,19 @@ class Weights:
 
 
 def build_engine(
-    checkpoint: Checkpoint, architecture: Architecture, name: str, resident: bool | None
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    name: str,
+    resident: bool | None,
+    upper: bool,
 ) -> _native.Engine:
     """Check every tensor and build the network."""
     packed = packed_tensors(str(checkpoint.directory), checkpoint.config["quantization_config"])
-    if (
-        HEAD in packed or HEAD in checkpoint.shards
-    ):  # as transformers does, which ties a head only if the file has none
+    # As transformers does, which ties a head only if the file has none.
+    if HEAD in packed or HEAD in checkpoint.shards:
         architecture = replace(architecture, tied=False)
+    if upper and not any(format.upper for format, _ in packed.values()):
+        raise StropError(f"{checkpoint.directory}: no weights in a nested format, such as bfp8n")
     shapes = architecture.shapes()
     check_tensors(checkpoint, packed, shapes)
     threads = thread_count()
@@ -192,8 +208,8 @@ def build_engine(
         raise StropError(str(error)) from error
     if resident is None:
         resident = fits(checkpoint, packed, name)
-    weights = Weights(checkpoint, packed, shapes, resident, threads)
-    return _native.Engine(
+    weights = Weights(checkpoint, packed, shapes, resident, threads, upper)
+    engine = _native.Engine(
         layers=[
             build_layer(weights, f"model.layers.{index}.", window, rotary)
             for index, (window, rotary) in enumerate(
@@ -212,6 +228,10 @@ def build_engine(
         context=architecture.context,
         threads=threads,
     )
+    if resident:  # the pages of the file have been copied
+        for shard in checkpoint.shards.values():
+            shard.data.madvise(mmap.MADV_DONTNEED)
+    return engine
 
 
 def build_layer(weights: Weights, prefix: str, window: int, rotary: bool) -> _native.Layer:
