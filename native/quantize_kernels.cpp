@@ -144,7 +144,7 @@ void quantize_s1e4m3(const Format& f, const float* x, float whole, uint8_t* code
 // Eight codes of `bits` bits, a byte each, become 8 * bits bits without gaps; and back.
 #ifdef __AVX512VBMI__  // whose processors all have a fast PEXT
 inline uint64_t squeeze(uint64_t x, int bits) {
-  return _pext_u64(x, 0x0101010101010101 * ((1u << bits) - 1));
+  return _pext_u64(x, 0x0101010101010101ull * ((1u << bits) - 1));
 }
 #else
 inline uint64_t squeeze(uint64_t x, int bits) {
