@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint docs bench-quantize bench-quality bench-engine clean
+.PHONY: help quickstart test lint docs bench-quantize bench-quality bench-calibration bench-engine clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -32,6 +32,10 @@ bench-quantize: $(VENV)/.installed  ## speed of quantizing, a minute
 
 bench-quality: $(VENV)/.installed  ## quality of every format, half an hour; needs STROP_DATA
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-calibration: $(VENV)/.installed  ## what calibrating gives, half an hour; needs STROP_DATA
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/tables.py
 
 bench-engine: $(VENV)/.installed $(PEERS)/.installed  ## the engine beside llama.cpp, half an hour; needs STROP_DATA
