@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+SANITIZE := .venv-sanitize
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint docs bench-quantize bench-quality bench-calibration bench-engine clean
+.PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration bench-engine clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -16,6 +17,15 @@ quickstart: $(VENV)/.installed  ## a real model through pack, check, generate an
 # One thread each: two tests at a time keep two cores busy, and torch on small models is faster so.
 test: $(VENV)/.installed-dev  ## unit tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+# The sanitizers' run-time libraries have to come first. Python's own leaks are not looked for, and
+# the test that limits the address space cannot have them in it.
+sanitize: $(SANITIZE)/.installed  ## tests of the C++ parts, stopped at any access out of bounds
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(SANITIZE)/bin/python -m pytest \
+	  --capture no -p no:cacheprovider -k "not beyond_any_memory and not given_back" \
+	  tests/blockfp tests/models/test_matrix.py tests/models/test_native_backend.py \
+	  tests/models/test_native_engine.py
 
 lint: $(VENV)/.installed-dev  ## style, types and the import floors
 	$(BIN)/ruff check .
@@ -43,7 +53,7 @@ bench-engine: $(VENV)/.installed $(PEERS)/.installed  ## the engine beside llama
 	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove what was built and run, not the models in the cache
-	rm -rf $(VENV) build site runs
+	rm -rf $(VENV) $(SANITIZE) build site runs
 
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 
@@ -59,6 +69,14 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(SANITIZE)/.installed: $(SOURCES)
+	@echo "building the C++ parts with sanitizers into $(SANITIZE) (some ten minutes)"
+	$(PYTHON) -m venv $(SANITIZE)
+	$(SANITIZE)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(SANITIZE)/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --config-settings cmake.define.STROP_SANITIZE=ON '.[dev]'
 	touch $@
 
 # What the engine is compared with lives apart, built from source for this processor.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,22 @@ def test_a_cache_of_eight_bits_is_smaller(packed: Packed) -> None:
         session.forward(TOKENS, last=0)
         sizes.append(session.cache.nbytes)
     assert 0 < sizes[1] < 0.7 * sizes[0]
+
+
+def test_memory_is_given_back(packed: Packed) -> None:
+    directory = str(packed())
+
+    def use() -> int:  # bytes that are mapped afterwards
+        for _ in range(8):
+            model = load(directory)
+            for _ in range(16):  # some 100 kB each
+                model.session().forward([1, 2, 3])
+        del model
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+    use()  # the first time, libraries take memory of their own
+    before = use()
+    assert use() < before + 2**22
 
 
 def test_weights_that_do_not_fit_stay_in_the_file(
