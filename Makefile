@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev  ## unit tests
 sanitize: $(SANITIZE)/.installed  ## tests of the C++ parts, stopped at any access out of bounds
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(SANITIZE)/bin/python -m pytest \
-	  --capture no -p no:cacheprovider -k "not beyond_any_memory and not given_back" \
+	  --capture sys -p no:cacheprovider -k "not beyond_any_memory and not given_back" \
 	  tests/blockfp tests/models/test_matrix.py tests/models/test_native_backend.py \
 	  tests/models/test_native_engine.py
 

@@ -2,6 +2,8 @@
 // over positions in order, whatever else is computed beside them.
 #pragma once
 
+#include <iterator>
+
 #include "engine_kernels.hpp"
 #include "floats.hpp"
 
@@ -39,7 +41,8 @@ INLINE Floats from_halves(const uint16_t* at) {
   const Ints wide = __builtin_convertvector(halves, Ints), magnitude = wide & 0x7FFF;
   const Floats normal = bits_as<Floats>((magnitude << 13) + (112 << 23));
   const Floats subnormal = __builtin_convertvector(magnitude, Floats) * 0x1p-24f;
-  const Floats value = magnitude < 0x400 ? subnormal : normal;
+  const Floats finite = magnitude < 0x400 ? subnormal : normal;
+  const Floats value = magnitude < 0x7C00 ? finite : broadcast(__builtin_nanf(""));  // see to_half
   return bits_as<Floats>(bits_as<Ints>(value) | (wide & 0x8000) << 16);
 }
 #endif
@@ -140,19 +143,32 @@ INLINE float soften(float* scores, int64_t low, int64_t high, int64_t first, int
   return sum(sums);
 }
 
-// Sums of the values of positions low..high, weighted, for N queries and V times 16 dimensions.
+// Sums of the values of positions low..high, weighted, for N queries and V times 16 dimensions. A
+// query leaves out what it does not see: a weight of zero would not make a number of a NaN.
 template <class Cache, int N, int V>
 INLINE void add_values(const Head& h, const Query* queries, const float* scores, int64_t stride,
                        const float* totals, int64_t low, int64_t high, int64_t d) {
+  int64_t all_from = low, all_to = high;  // what every query sees
+  for (int n = 0; n < N; n++) {
+    all_from = queries[n].first > all_from ? queries[n].first : all_from;
+    all_to = queries[n].last < all_to ? queries[n].last : all_to;
+  }
   Floats sums[N][V] = {};
-  for (int64_t at = low; at <= high; at++) {
+  const auto add = [&](int64_t at, auto sees) __attribute__((always_inline)) {
     Floats values[V];
     for (int v = 0; v < V; v++) values[v] = Cache::value(h, at, d + v * kLanes);
     for (int n = 0; n < N; n++) {
+      if (!sees(queries[n], at)) continue;
       const Floats weight = broadcast(scores[n * stride + at]);
       for (int v = 0; v < V; v++) sums[n][v] = multiply_add(weight, values[v], sums[n][v]);
     }
-  }
+  };
+  const auto some = [](const Query& q, int64_t at) { return q.first <= at && at <= q.last; };
+  const auto every = [](const Query&, int64_t) { return true; };
+  int64_t at = low;
+  for (; at <= high && at < all_from; at++) add(at, some);
+  for (; at <= all_to; at++) add(at, every);
+  for (; at <= high; at++) add(at, some);
   for (int n = 0; n < N; n++)
     for (int v = 0; v < V; v++) {
       const int64_t from = d + v * kLanes, count = h.size - from < kLanes ? h.size - from : kLanes;
@@ -188,12 +204,8 @@ void attend_all(const Head& h, const Query* queries, int count, float factor, fl
   constexpr decltype(&attend_together<Cache, 1>) kernels[] = {
       attend_together<Cache, 1>, attend_together<Cache, 2>, attend_together<Cache, 3>,
       attend_together<Cache, 4>, attend_together<Cache, 5>, attend_together<Cache, 6>};
-  while (count > 0) {
-    const int now = count <= 6 ? count : 4;
-    kernels[now - 1](h, queries, factor, scores, stride);
-    queries += now;
-    count -= now;
-  }
+  static_assert(std::size(kernels) == kQueries);
+  kernels[count - 1](h, queries, factor, scores, stride);
 }
 
 void attend(CacheFormat format, const Head& h, const Query* queries, int count, float factor,

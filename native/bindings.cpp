@@ -9,11 +9,11 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "dispatch.hpp"
 #include "engine_bindings.hpp"
+#include "threads.hpp"
 
 using namespace strop;
 
@@ -27,11 +27,9 @@ void over_rows(int64_t rows, int64_t cols, int threads, Work work) {
   constexpr int64_t kWorthAThread = 1 << 18;  // elements
   const int64_t most = std::max<int64_t>(1, rows * cols / kWorthAThread);
   const int64_t parts = std::min<int64_t>({threads, rows, most});
-  std::vector<std::thread> others;
-  for (int64_t part = 1; part < parts; part++)
-    others.emplace_back(work, rows * part / parts, rows * (part + 1) / parts);
-  work(0, rows / std::max<int64_t>(1, parts));
-  for (std::thread& other : others) other.join();
+  in_threads(parts, parts, [&](int64_t part) {
+    work(rows * part / parts, rows * (part + 1) / parts);
+  });
 }
 
 struct Layout {  // owns the tables that a Format points to

@@ -25,11 +25,12 @@ std::vector<InstructionSet> all() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
                     __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 =
+  const bool avx512vl =
       avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
-      __builtin_cpu_supports("avx512vnni");
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+  const bool avx512 = avx512vl && __builtin_cpu_supports("avx512vbmi");
   sets.push_back({"avx512", &avx512::kernels, &avx512::engine_kernels, avx512});
+  sets.push_back({"avx512vl", &avx2::kernels, &avx512vl::engine_kernels, avx512vl});
   sets.push_back({"avxvnni", &avx2::kernels, &avxvnni::engine_kernels, avx2 && has_avx_vnni()});
   sets.push_back({"avx2", &avx2::kernels, &avx2::engine_kernels, avx2});
 #endif
@@ -46,6 +47,7 @@ const std::vector<InstructionSet>& instruction_sets() {
 
 const InstructionSet& instruction_set() {
   const char* wanted = std::getenv("STROP_ISA");
+  if (wanted && !*wanted) wanted = nullptr;
   std::string names;
   for (const InstructionSet& set : instruction_sets()) {
     if (wanted ? std::string(wanted) == set.name : set.supported) {

@@ -12,8 +12,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "dispatch.hpp"
-
 namespace strop {
 namespace {
 
@@ -80,7 +78,7 @@ void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x
 Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
     : engine_(std::move(engine)), format_(format) {
   const Architecture& a = engine_->architecture();
-  const int64_t capacity = round_up(a.context, kKeysPad);
+  const int64_t capacity = capacity_ = round_up(a.context, kKeysPad);
   const int64_t size = format == CacheFormat::fp16 ? 2 : 1;
   const int64_t blocks = round_up(a.head_dim, kTile) / kTile;
   key_bytes_ = round_up(capacity * a.head_dim * size, kLine);
@@ -91,18 +89,19 @@ Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
   void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) throw std::bad_alloc();
+  madvise(start, bytes, MADV_NOHUGEPAGE);  // each head fills from its start, a position at a time
   memory_ = {static_cast<uint8_t*>(start), [bytes](uint8_t* at) { munmap(at, bytes); }};
 }
 
 int64_t Cache::nbytes() const {
   const Architecture& a = engine_->architecture();
-  const int64_t capacity = round_up(a.context, kKeysPad);
-  return head_bytes_ / capacity * length_ * a.kv_heads * engine_->layers();
+  return head_bytes_ / capacity_ * length_ * a.kv_heads * engine_->layers();
 }
 
 void Cache::truncate(int64_t length) {
+  const std::lock_guard<std::mutex> held(engine_->lock_);
   if (length < 0 || length > length_)
-    throw std::invalid_argument("cannot roll back " + std::to_string(length_) + " tokens to " +
+    throw std::invalid_argument("cannot roll back " + std::to_string(length_.load()) + " tokens to " +
                                 std::to_string(length));
   length_ = length;
 }
@@ -171,8 +170,10 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
       final_norm_(std::move(final_norm)),
       pool_(std::clamp(threads, 1, 1024)) {
   const Architecture& a = architecture_;
-  demand(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0, "heads are not in groups");
-  demand(a.head_dim > 0 && a.context > 0 && a.context <= 1 << 30, "sizes are out of range");
+  for (const int64_t size : {a.heads, a.kv_heads, a.head_dim})
+    demand(size > 0 && size <= 1 << 24, "sizes are out of range");
+  demand(a.heads % a.kv_heads == 0, "heads are not in groups");
+  demand(a.context > 0 && a.context <= 1 << 30, "the context is out of range");
   demand(2 * int64_t(a.frequencies.size()) <= a.head_dim, "more is rotated than a head has");
   const auto shape = [](const char* name, const MatrixPointer& m, int64_t rows, int64_t cols) {
     demand(m && m->tiles().rows == rows && m->tiles().cols == cols,
@@ -188,6 +189,7 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
   };
   shape("embedding", embedding_, a.vocabulary, a.hidden);
   shape("head", head_, a.vocabulary, a.hidden);
+  needs(embedding_);
   needs(head_);
   length("final_norm", final_norm_, a.hidden, true);
   const int64_t queries = a.heads * a.head_dim, keys = a.kv_heads * a.head_dim;
@@ -215,14 +217,15 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
 
 Engine::~Engine() = default;
 
-void Engine::forward(const std::vector<Cache*>& caches, const std::vector<Tokens>& tokens,
-                     int64_t last, float* logits) {
+void Engine::forward(const EngineKernels& kernels, const std::vector<Cache*>& caches,
+                     const std::vector<Tokens>& tokens, int64_t last, float* logits) {
   const std::lock_guard<std::mutex> held(lock_);
+  const PlainFloats plain;
   demand(caches.size() == tokens.size(), "as many sequences as lists of tokens");
   std::vector<Row> rows;
   int64_t wanted = 0;
   for (size_t i = 0; i < caches.size(); i++) {
-    demand(caches[i]->engine() == this, "a cache of another model");
+    demand(caches[i] && caches[i]->engine() == this, "a cache of another model");
     demand(std::count(caches.begin(), caches.end(), caches[i]) == 1, "a sequence appears twice");
     const int64_t count = tokens[i].count, start = caches[i]->length();
     demand(count <= architecture_.context - start, "the context is full");
@@ -232,7 +235,7 @@ void Engine::forward(const std::vector<Cache*>& caches, const std::vector<Tokens
       rows.push_back({caches[i], start + t, token, count - t <= last ? wanted++ : -1});
     }
   }
-  kernels_ = instruction_set().engine;
+  kernels_ = &kernels;
   broken_ = false;
   for (size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
     const auto from = rows.begin() + int64_t(first);
@@ -296,8 +299,9 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
   for (const Row& row : rows) longest = std::max(longest, row.position + 1);
   Buffers& b = buffers(count, longest);
   b.use_rows(count);
-  over_rows(count, [&](int64_t r, int) {
-    if (!embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden)) broken_ = true;
+  over_rows(count, [&](int64_t r, int thread) {
+    uint8_t* scratch = b.scratch.get() + thread * b.scratch_size;
+    if (!embedding_->row(rows[size_t(r)].token, b.x.get() + r * b.hidden, scratch)) broken_ = true;
     for (int64_t i = 0; i < pairs; i++) {
       const float angle = float(rows[size_t(r)].position) * a.frequencies[size_t(i)];
       b.cosines.get()[r * pairs + i] = float(std::cos(double(angle))) * a.rotary_scale;

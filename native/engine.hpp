@@ -1,6 +1,7 @@
 // A decoder-only transformer over packed matrices.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -38,8 +39,8 @@ class Cache {
   Cache(std::shared_ptr<Engine> engine, CacheFormat format);
 
   int64_t length() const { return length_; }
-  int64_t nbytes() const;  // of the positions in use
-  void truncate(int64_t length);
+  int64_t nbytes() const;         // of the positions in use
+  void truncate(int64_t length);  // waits for the end of a pass
   CacheFormat format() const { return format_; }
   Head head(int64_t layer, int64_t head) const;
   const Engine* engine() const { return engine_.get(); }
@@ -48,7 +49,8 @@ class Cache {
   friend class Engine;
   std::shared_ptr<Engine> engine_;
   CacheFormat format_;
-  int64_t length_ = 0;
+  int64_t capacity_;  // positions that there is room for
+  std::atomic<int64_t> length_ = 0;
   int64_t key_bytes_, value_bytes_, scale_bytes_, head_bytes_;
   std::shared_ptr<uint8_t> memory_;
 };
@@ -72,14 +74,15 @@ class Engine {
 
   // Appends tokens to sequences and writes the logits of the last `last` tokens of each, or of all
   // where there are fewer: rows of `vocabulary` numbers. Caches grow once all is computed.
-  void forward(const std::vector<Cache*>& caches, const std::vector<Tokens>& tokens, int64_t last,
-               float* logits);
+  void forward(const EngineKernels& kernels, const std::vector<Cache*>& caches,
+               const std::vector<Tokens>& tokens, int64_t last, float* logits);
 
   const Architecture& architecture() const { return architecture_; }
   int64_t layers() const { return int64_t(layers_.size()); }
   int threads() const { return pool_.threads(); }
 
  private:
+  friend class Cache;
   struct Product {
     const Matrix* matrix;
     float* out;

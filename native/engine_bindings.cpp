@@ -47,14 +47,15 @@ MatrixPointer make_matrix(nb::handle layout, Array<uint8_t, 2> codes, Array<uint
     const nb::gil_scoped_acquire held;
     delete arrays;
   };
+  const Matrix* matrix;
   try {
     const nb::gil_scoped_release released;
-    auto* matrix = new Matrix(format, tensor_scale, rows, cols, source, resident, threads);
-    return MatrixPointer(matrix, release);
+    matrix = new Matrix(format, tensor_scale, rows, cols, source, resident, threads);
   } catch (...) {
     delete arrays;
     throw;
   }
+  return MatrixPointer(matrix, release);
 }
 
 // The product of rows of numbers, quantized first, with a matrix: what the engine does, by itself.
@@ -103,9 +104,10 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> forward(Engine& engine, std::vector<C
   const size_t cols = size_t(engine.architecture().vocabulary);
   auto* logits = new float[size_t(rows) * cols];
   const nb::capsule owner(logits, [](void* at) noexcept { delete[] static_cast<float*>(at); });
+  const EngineKernels& kernels = *instruction_set().engine;
   {
     const nb::gil_scoped_release released;
-    engine.forward(caches, lists, last, logits);
+    engine.forward(kernels, caches, lists, last, logits);
   }
   return {logits, {size_t(rows), cols}, owner};
 }
@@ -156,7 +158,7 @@ void bind_engine(nb::module_& m) {
       }))
       .def_prop_ro("length", &Cache::length)
       .def_prop_ro("nbytes", &Cache::nbytes)
-      .def("truncate", &Cache::truncate);
+      .def("truncate", &Cache::truncate, nb::call_guard<nb::gil_scoped_release>());
 }
 
 }  // namespace strop

@@ -1,5 +1,5 @@
-// The engine's arithmetic. Compiled once per instruction set, into the namespace that STROP_ISA
-// names.
+// The engine's arithmetic. Compiled once per instruction set, into the namespace that
+// STROP_KERNELS names.
 
 #include "engine_kernels.hpp"
 
@@ -82,7 +82,7 @@ using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, in
                               int64_t);
 
 // At most as many rows at a time as there are registers for.
-#if defined(__AVX512VNNI__) && !defined(STROP_YMM)
+#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 constexpr int kMostRows = kRowGroup;
 #elif defined(__AVX2__)
 constexpr int kMostRows = 4;
@@ -152,7 +152,7 @@ void multiply(const Tiles& tiles, Panel panel, const Activations& a, uint8_t* sc
 
 }  // namespace
 
-namespace STROP_ISA {
+namespace STROP_KERNELS {
 extern const EngineKernels engine_kernels = {quantize, multiply, rms_norm, add,
                                               rotate,   gate,     store,    attend};
 }

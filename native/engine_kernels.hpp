@@ -45,7 +45,7 @@ struct Head {
 
 constexpr int kKeys = 16;     // positions in a tile of keys
 constexpr int kKeysPad = 64;  // a multiple of which a cache has room for
-constexpr int kQueries = 8;   // that are worked on together
+constexpr int kQueries = 6;   // that are worked on together, at most
 
 struct Query {
   const float* query;
@@ -75,6 +75,7 @@ struct EngineKernels {
 namespace scalar { extern const EngineKernels engine_kernels; }
 namespace avx2 { extern const EngineKernels engine_kernels; }
 namespace avxvnni { extern const EngineKernels engine_kernels; }
+namespace avx512vl { extern const EngineKernels engine_kernels; }
 namespace avx512 { extern const EngineKernels engine_kernels; }
 
 }  // namespace strop

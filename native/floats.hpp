@@ -45,9 +45,11 @@ INLINE float largest(Floats x) {
   return most;
 }
 
-// exp(x) within two units of the last place; 0 below -87, exp(88) above 88. x = n ln 2 + r with
-// |r| <= ln(2) / 2, and the Taylor series of exp(r).
+// exp(x) within two units of the last place; 0 below -87, exp(88) above 88, NaN of NaN. x = n ln 2 + r
+// with |r| <= ln(2) / 2, and the Taylor series of exp(r).
 INLINE Floats exponential(Floats x) {
+  const Ints number = x == x;
+  const Floats nan = x;
   const Ints tiny = x < -87.0f;
   x = x < 88.0f ? x : broadcast(88.0f);
   x = tiny ? Floats{} : x;
@@ -59,7 +61,8 @@ INLINE Floats exponential(Floats x) {
   for (const float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
     y = multiply_add(y, r, broadcast(term));
   y = bits_as<Floats>(bits_as<Ints>(y) + (n << 23));
-  return tiny ? Floats{} : y;
+  y = tiny ? Floats{} : y;
+  return number ? y : nan;
 }
 
 // Quantize 32 numbers to integers and return their scale, largest magnitude / 127; NaN if one of

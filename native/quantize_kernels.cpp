@@ -1,5 +1,5 @@
 // Quantization and dequantization of rows. Compiled once per instruction set, into the namespace
-// that STROP_ISA names.
+// that STROP_KERNELS names.
 
 #include <cmath>
 #include <cstdlib>
@@ -315,7 +315,7 @@ float largest_finite(const float* x, int64_t count) {
 
 }  // namespace
 
-namespace STROP_ISA {
+namespace STROP_KERNELS {
 extern const Kernels kernels = {quantize, dequantize, largest_finite};
 }
 

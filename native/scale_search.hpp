@@ -22,10 +22,6 @@ INLINE int smallest_scale(const Format& f, float amax) {
   return clamp(guess + above, 0, kLargestS1E4M3);
 }
 
-// The search is in fixed point: elements are multiples of a quarter of the last mantissa bit of the
-// scale it starts from. A scale of exponent e + d and mantissa m is then (8 + m) << (2 + d), and
-// ladder 8 * (1 + d) + m is the format's ladder times that scale: all integers below 2**15.
-
 // The search compares errors in integers. Elements are rounded to multiples of the last mantissa bit
 // of the scale that the search starts from; (8 + m) << (1 + d) is then twice a scale of mantissa m
 // whose exponent is higher by d, and `inverse` turns elements into multiples of it. The error of
@@ -67,7 +63,7 @@ void fill(const Format& f, Search& search) {
   }
 }
 
-// The row of the tables for a step away from the scale where the search starts.
+// The scale that is a step away from the one where the search starts.
 INLINE int tried_scale(const Format& f, int start, int step) {
   return clamp(start + f.steps[step], 0, kLargestS1E4M3);
 }
@@ -246,7 +242,7 @@ void search_group(const Format& f, const Search& search, const float* y, const i
     for (int step = 0; step < kSteps; step++) {
       const int row = tried_scale(f, start[block], step) - (start[block] & ~7) + 8;
       const int inverse = search.inverse[row];
-      for (int i = 0; i < B; i++) v[i] = (fixed[i] * inverse + (1 << 14)) >> 15;
+      for (int i = 0; i < B; i++) v[i] = clamp((fixed[i] * inverse + (1 << 14)) >> 15, 0, 255);
       for (int sign = 0; sign < 2; sign++) {
         int32_t sum = 0;
         for (int i = 0; i < B; i++) sum += int32_t(errors[sign][i][v[i]]) * errors[sign][i][v[i]];

@@ -15,7 +15,7 @@
 namespace strop {
 namespace {
 
-#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__) && !defined(STROP_YMM)
+#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 
 constexpr int kWidth = 16;
 using Sums = __m512i;

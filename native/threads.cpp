@@ -2,6 +2,8 @@
 
 #include "threads.hpp"
 
+#include <unistd.h>
+
 #include <chrono>
 
 namespace strop {
@@ -33,11 +35,19 @@ void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-Pool::Pool(int threads) : next_(size_t(threads)) {
-  for (int i = 1; i < threads; i++) workers_.emplace_back(&Pool::serve, this, i);
+Pool::Pool(int threads) : next_(size_t(threads)), process_(getpid()) {
+  workers_.reserve(size_t(threads));
+  try {
+    for (int i = 1; i < threads; i++) workers_.emplace_back(&Pool::serve, this, i);
+  } catch (const std::system_error&) {
+  }
 }
 
 Pool::~Pool() {
+  if (getpid() != process_) {  // a fork took no workers with it, so there are none to wait for
+    new std::vector<std::thread>(std::move(workers_));
+    return;
+  }
   closing_.store(true, std::memory_order_relaxed);
   job_.fetch_add(1, std::memory_order_release);
   job_.notify_all();
@@ -68,6 +78,7 @@ void Pool::work_on(uint32_t job, int thread) {
 }
 
 void Pool::serve(int thread) {
+  const PlainFloats plain;
   uint32_t seen = 0;
   for (;;) {
     wait_while(job_, seen);
@@ -89,7 +100,7 @@ void Pool::run_job(int64_t tasks, Call call, const void* work) {
   for (size_t run = 0; run < next_.size(); run++)
     next_[run].task.store(uint64_t(job) << 32 | uint64_t(tasks) * run / next_.size(),
                           std::memory_order_release);
-  job_.store(job, std::memory_order_release);
+  job_.exchange(job, std::memory_order_seq_cst);  // before the look for sleepers
   job_.notify_all();
   work_on(job, 0);
   for (uint32_t done; (done = done_.load(std::memory_order_acquire)) != uint32_t(tasks);)

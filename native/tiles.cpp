@@ -4,14 +4,16 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <mutex>
 #include <new>
 #include <stdexcept>
-#include <thread>
 #include <vector>
+
+#include "threads.hpp"
 
 namespace strop {
 namespace {
@@ -51,10 +53,11 @@ std::shared_ptr<std::byte> allocate(size_t bytes) {
   if (!piece || size_t(end - free_from) < bytes) {
     const size_t whole = bytes > kPiece / 4 ? bytes : kPiece;
     piece = map_pages(whole);
-    if (whole != kPiece) return {piece, piece.get()};
-    last = piece;
     const size_t misaligned = reinterpret_cast<uintptr_t>(piece.get()) % kHugePage;
-    free_from = piece.get() + (misaligned ? kHugePage - misaligned : 0);
+    std::byte* aligned = piece.get() + (misaligned ? kHugePage - misaligned : 0);
+    if (whole != kPiece) return {piece, aligned};
+    last = piece;
+    free_from = aligned;
     end = free_from + kPiece;
   }
   std::byte* at = free_from;
@@ -167,20 +170,17 @@ Matrix::Matrix(const Format& format, float tensor_scale, int64_t rows, int64_t c
   memory_ = allocate(size_t(nbytes()));
   uint8_t* codes = reinterpret_cast<uint8_t*>(memory_.get());
   uint8_t* scales = codes + code_bytes;
-  std::atomic<int64_t> next{0};
   std::atomic<bool> valid{true};
-  const auto work = [&] {
-    std::vector<uint8_t> row(size_t(tiles_.tiles * kTile + 8));
-    for (int64_t index; (index = next.fetch_add(1)) < tiles_.panels;)
+  const int64_t at_once = std::max<int64_t>(1, (1 << 18) / (tiles_.tiles * kTile * kPanel));
+  const int64_t tasks = (tiles_.panels + at_once - 1) / at_once, width = tiles_.tiles * kTile;
+  std::vector<uint8_t> room(static_cast<size_t>(tasks * width));  // for a row
+  in_threads(tasks, threads, [&](int64_t task) {
+    const int64_t end = std::min(tiles_.panels, (task + 1) * at_once);
+    for (int64_t index = task * at_once; index < end; index++)
       if (!make_panel(index, codes + index * tiles_.panel_bytes(),
-                      scales + index * tiles_.panel_scales(), row.data()))
+                      scales + index * tiles_.panel_scales(), room.data() + task * width))
         valid = false;
-  };
-  const int64_t worth = rows * cols >> 18;
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < threads && i <= worth; i++) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
+  });
   if (!valid) throw std::invalid_argument("codes or scales are not numbers (NaN)");
   codes_ = codes;
   scales_ = scales;
@@ -191,7 +191,7 @@ int64_t Matrix::nbytes() const {
 }
 
 int64_t Matrix::scratch_bytes() const {
-  return codes_ ? 0 : tiles_.panel_bytes() + tiles_.panel_scales() + tiles_.tiles * kTile + 8;
+  return codes_ ? 0 : tiles_.panel_bytes() + tiles_.panel_scales() + tiles_.tiles * kTile;
 }
 
 Panel Matrix::panel(int64_t index, uint8_t* scratch) const {
@@ -236,9 +236,8 @@ bool Matrix::make_panel(int64_t index, uint8_t* codes, uint8_t* scales, uint8_t*
   return valid;
 }
 
-bool Matrix::row(int64_t index, float* values) const {
-  std::vector<uint8_t> scratch(static_cast<size_t>(scratch_bytes()));
-  const Panel from = panel(index / kPanel, scratch.data());
+bool Matrix::row(int64_t index, float* values, uint8_t* scratch) const {
+  const Panel from = panel(index / kPanel, scratch);
   const int r = int(index % kPanel), halves = kTile / tiles_.block;
   for (int64_t col = 0; col < tiles_.cols; col++) {
     const uint8_t* tile = from.codes + col / kTile * kLine * tiles_.bits;

@@ -62,7 +62,8 @@ class Matrix {
   Panel panel(int64_t index, uint8_t* scratch) const;  // scratch of scratch_bytes()
   int64_t scratch_bytes() const;                       // 0 if resident
   int64_t nbytes() const;                              // of codes and scales
-  bool row(int64_t index, float* values) const;        // dequantized; whether it holds numbers only
+  // Dequantizes a row; says whether all of its panel are numbers.
+  bool row(int64_t index, float* values, uint8_t* scratch) const;
 
  private:
   bool make_panel(int64_t index, uint8_t* codes, uint8_t* scales, uint8_t* row) const;

@@ -270,10 +270,19 @@ def test_other_layers_are_named() -> None:
         ({"num_key_value_heads": 8}, "is no multiple"),
         ({"head_dim": 15}, "head_dim must be an even number"),
         ({"head_dim": []}, "head_dim must be a whole number"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above zero, not 0"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number above zero, not nan"),
-        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number above zero, not 1000"),
-        ({"rope_theta": float("inf")}, "rope_theta must be a number above zero, not inf"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a number from 1e-30 to 1e\\+30, not 0"),
+        (
+            {"rms_norm_eps": float("nan")},
+            "rms_norm_eps must be a number from 1e-30 to 1e\\+30, not nan",
+        ),
+        (
+            {"rms_norm_eps": 10**400},
+            "rms_norm_eps must be a number from 1e-30 to 1e\\+30, not 1000",
+        ),
+        (
+            {"rope_theta": float("inf")},
+            "rope_theta must be a number from 1e-30 to 1e\\+30, not inf",
+        ),
         ({"rope_theta": 1.0}, "rope_theta must be above 1"),
         ({"rope_parameters": []}, "rope_parameters must be an object"),
         ({"rope_scaling": "yarn"}, "rope_scaling must be an object"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tests.models.packed_models import RUN, TOKENS, Packed, changed, logits_of, native
 
-from strop.blockfp import FORMATS, Scale
+from strop import _native
+from strop.blockfp import FORMATS, Scale, quantize
+from strop.blockfp.tensor import layout
 from strop.errors import StropError
-from strop.models import load, native_backend, pack
+from strop.models import load, machine, native_backend, pack
 from strop.models.native_backend import KV_FORMATS, NativeModel
 from strop.models.torch_backend import TorchModel
 
@@ -53,8 +56,8 @@ def test_sessions_are_bounded(packed: Packed) -> None:
     session.forward([1] * 127, last=0)
     with pytest.raises(StropError, match=r"129 tokens do not fit into the context of tiny \(128\)"):
         session.forward([1, 1])
-    for token in (-1, 271, 2**40):
-        with pytest.raises(StropError, match="from 0 to 270"):
+    for token in (-1, 271, 2**40, 1.5):
+        with pytest.raises(StropError, match="whole numbers from 0 to 270"):
             session.forward([token])
     assert session.length == 127
     assert session.forward([]).shape == (0, 271)
@@ -117,6 +120,73 @@ def test_bad_thread_counts(value: str, packed: Packed, monkeypatch: pytest.Monke
     monkeypatch.setenv("STROP_THREADS", value)
     with pytest.raises(StropError, match=r"STROP_THREADS=.*: must be a whole number from 1 to 256"):
         native(packed())
+
+
+def test_a_forked_process_computes_alone_and_ends(packed: Packed) -> None:
+    program = (
+        "import os, sys; import numpy as np; from strop.models import load\n"
+        "model = load(sys.argv[1])\n"
+        "wanted = model.session().forward(range(40))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    sys.exit(not np.array_equal(model.session().forward(range(40)), wanted))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(packed())],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"STROP_THREADS": "4"},
+    )
+    assert run.stdout == "0\n"
+
+
+def test_threads_that_cannot_be_started_are_done_without(packed: Packed) -> None:
+    program = (
+        "import resource, sys; import numpy as np; from pathlib import Path\n"
+        "from strop import _native; from strop.blockfp import FORMATS, quantize\n"
+        "from strop.blockfp.tensor import layout\n"
+        "from strop.models import load\n"
+        "wanted = load(sys.argv[1]).session().forward(range(40))\n"
+        "values = np.random.default_rng(0).standard_normal((2048, 1024), np.float32)\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "limit = used + 2**27\n"  # a few stacks
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "assert np.array_equal(load(sys.argv[1]).session().forward(range(40)), wanted)\n"
+        "tensor = quantize(values, FORMATS['bfp5'])\n"
+        "parts = layout(tensor.format), tensor.codes, tensor.scales\n"
+        "_native.quantize(parts[0], 0, False, values, 1.0, *parts[1:], 64)\n"
+        "_native.Matrix(*parts, 1.0, 1024, True, 64)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(packed())],
+        check=True,
+        env=os.environ | {"STROP_THREADS": "200"},
+    )
+
+
+def test_memory_is_known_before_it_is_taken() -> None:
+    for name in RUN:
+        format = FORMATS[name]
+        tensor = quantize(np.ones((37, 70), np.float32), format)
+        parts = tensor.codes, tensor.scales, float(tensor.tensor_scale)
+        matrix = _native.Matrix(layout(format), *parts, 70, True, 1)
+        assert matrix.nbytes == native_backend.tiled_bytes(format, 37, 70), name
+
+
+def test_memory_is_limited_by_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "control_groups", lambda: [tmp_path])
+    for name, text in {
+        "max": "5000",
+        "current": "4000",
+        "stat": "anon 1\ninactive_file 300",
+    }.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert machine.available_memory() == 1300
 
 
 def test_an_unknown_instruction_set(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,34 @@ def test_every_instruction_set_gives_the_bits_of_plain_c(
         assert np.array_equal(model.session().forward(TOKENS[:1]), expected[:1])
 
 
+@pytest.mark.parametrize("kv", KV_FORMATS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_no_number_stays_with_the_tokens_that_see_it(
+    family: str, kv: str, packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales = load_file(packed(family, "mxfp4") / "model.safetensors")
+    name = "model.embed_tokens.weight_scales"
+    damaged = scales[name].copy()
+    damaged[TOKENS[11]] = 254  # a number, but not times the largest element
+    directory = changed(packed(family, "mxfp4"), tmp_path, **{name: damaged})
+    tokens = [token for token in TOKENS if token != TOKENS[11]]
+    tokens.insert(11, TOKENS[11])
+    found = []
+    for isa in _native.instruction_sets():
+        monkeypatch.setenv("STROP_ISA", isa)
+        for threads in ("1", "5"):
+            monkeypatch.setenv("STROP_THREADS", threads)
+            model = native(directory, kv=kv)
+            session = model.session()
+            found += [logits_of(model, tokens)]
+            found += [np.concatenate([session.forward([token]) for token in tokens])]
+    others = np.arange(found[0].shape[1]) != TOKENS[11]  # of which the head may be the embedding
+    assert np.isfinite(found[0][:11, others]).all()
+    assert np.isnan(found[0][11:13, others]).all()
+    for other in found[1:]:
+        assert np.array_equal(found[0], other, equal_nan=True)
+
+
 @pytest.mark.parametrize("last", [None, 1, 3])
 def test_a_batch_gives_the_bits_of_each_alone(last: int | None, packed: Packed) -> None:
     model = native(packed("qwen3"))

@@ -9,6 +9,7 @@ from strop.errors import StropError
 
 TORCH_INSTEAD = "use the torch backend (--backend torch)"  #: ends errors that it helps with
 LARGEST = 1 << 24  #: of any size; what is read here was made by anybody
+SMALL, LARGE = 1e-30, 1e30  #: limits of any other number, which float32 holds, quotients too
 
 
 class Fields:
@@ -41,10 +42,11 @@ class Fields:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a finite number above zero."""
+        """Return a number above zero, from `SMALL` to `LARGE`."""
         value = self.get(key, default)
-        if type(value) not in (int, float) or not 0 < value < 1e300:
-            raise self.error(key, f"must be a number above zero, not {value!r:.40}")
+        if type(value) not in (int, float) or not SMALL <= value <= LARGE:
+            wanted = f"must be a number from {SMALL:g} to {LARGE:g}"
+            raise self.error(key, f"{wanted}, not {value!r:.40}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:

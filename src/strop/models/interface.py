@@ -76,8 +76,10 @@ def check_forward(
     if len(set(map(id, sessions))) != len(sessions):
         raise ValueError("a session may come only once")
     for session, ids in zip(sessions, tokens, strict=True):
-        if len(ids) and not 0 <= min(ids) <= max(ids) < model.vocabulary:
-            raise StropError(f"token ids must be from 0 to {model.vocabulary - 1}")
+        array = np.asarray(ids)
+        whole = array.ndim == 1 and array.dtype.kind in "iu"
+        if array.size and not (whole and 0 <= array.min() <= array.max() < model.vocabulary):
+            raise StropError(f"token ids must be whole numbers from 0 to {model.vocabulary - 1}")
         if (length := session.length + len(ids)) > model.context_length:
             raise StropError(
                 f"{length} tokens do not fit into the context of {model.name} "

@@ -9,6 +9,7 @@ from pathlib import Path
 from strop.errors import StropError
 
 MOST_THREADS = 256
+CGROUPS = Path("/sys/fs/cgroup")
 TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -39,9 +40,31 @@ def siblings(processor: int) -> str:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that are free, or can be freed by dropping cached files."""
+    """Return the bytes of memory that are free, or can be freed by dropping cached files.
+
+    Both of the machine and of the control groups (version 2) that this process is in.
+    """
     path = Path("/proc/meminfo")
     for line in path.read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            machine = int(line.split()[1]) * 1024
+            return min([machine, *map(group_memory, control_groups())])
     raise StropError(f"{path}: no MemAvailable: Linux 3.14 or later is needed")
+
+
+def control_groups() -> list[Path]:
+    """Return the control groups, from the root down, that limit the memory of this process."""
+    path = Path("/proc/self/cgroup")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    groups = [CGROUPS / name for name in names]
+    every = [part for group in groups for part in (*reversed(group.parents), group)]
+    limits = [part / "memory.max" for part in every if part.is_relative_to(CGROUPS)]
+    return [file.parent for file in limits if file.exists() and file.read_text().strip() != "max"]
+
+
+def group_memory(group: Path) -> int:
+    """Return the bytes of memory that a limited control group has left, cached files dropped."""
+    limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return max(0, limit - used + int(statistics["inactive_file"]))

@@ -7,7 +7,6 @@ for any number of threads and on any instruction set.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -207,7 +206,7 @@ def build_engine(
     except RuntimeError as error:  # STROP_ISA names none, or one that this processor lacks
         raise StropError(str(error)) from error
     if resident is None:
-        resident = fits(checkpoint, packed, name)
+        resident = fits(packed, shapes, name, upper)
     weights = Weights(checkpoint, packed, shapes, resident, threads, upper)
     engine = _native.Engine(
         layers=[
@@ -228,9 +227,6 @@ def build_engine(
         context=architecture.context,
         threads=threads,
     )
-    if resident:  # the pages of the file have been copied
-        for shard in checkpoint.shards.values():
-            shard.data.madvise(mmap.MADV_DONTNEED)
     return engine
 
 
@@ -296,10 +292,24 @@ def tensor_error(checkpoint: Checkpoint, name: str, problem: str) -> StropError:
     return StropError(f"{shard.path}: {name} {problem}")
 
 
-def fits(checkpoint: Checkpoint, packed: dict[str, tuple[Format, int]], name: str) -> bool:
+def tiled_bytes(format: Format, rows: int, columns: int) -> int:
+    """Return the bytes that a matrix takes in memory, see native/tiles.hpp."""
+    bits = 4 if format.code_bits <= 4 else format.code_bits if format.code_bits <= 6 else 8
+    return -(-rows // 16) * -(-columns // 32) * (64 * bits + 16 * 32 // format.block)
+
+
+def fits(
+    packed: dict[str, tuple[Format, int]],
+    shapes: dict[str, tuple[int, ...]],
+    name: str,
+    upper: bool,
+) -> bool:
     """Tell whether the packed weights fit into the memory that is available; say so if not."""
-    parts = [part for tensor, (format, _) in packed.items() for part in part_names(tensor, format)]
-    needed = sum(checkpoint.entry(part).size for part in parts)
+    needed = sum(
+        tiled_bytes((format.upper if upper else None) or format, *shapes[tensor])
+        for tensor, (format, _) in packed.items()
+        if tensor in shapes
+    )
     available = available_memory()
     if needed <= RESIDENT_SHARE * available:
         return True

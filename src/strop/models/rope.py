@@ -2,7 +2,7 @@
 
 Pair i of a head of d elements turns by position * theta**(-2i/d) (Su et al. 2021). Long-context
 models slow some pairs down; the rules are those of transformers (modeling_rope_utils.py), computed
-in float64 and rounded once, so that they are the same on every machine.
+in float64 and rounded once.
 """
 
 from __future__ import annotations
