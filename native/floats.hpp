@@ -78,14 +78,15 @@ INLINE float quantize_32(const float* x, int8_t* codes, int32_t* sums) {
   }
   const float amax = bits_as<float>(bits);
   const float inverse = amax > 0x1p-120f ? 127.0f / amax : 0.0f;
-  struct { Bytes half[2]; } all;
-  for (int half = 0; half < 2; half++)
-    all.half[half] = __builtin_convertvector(round_even(v[half] * inverse), Bytes);
-  std::memcpy(codes, &all, sizeof all);
+  Bytes all[2];
+  for (int half = 0; half < 2; half++) {
+    all[half] = __builtin_convertvector(round_even(v[half] * inverse), Bytes);
+    std::memcpy(codes + half * kLanes, &all[half], sizeof all[half]);
+  }
 #ifdef __AVX512VNNI__
   __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1),
-                                      _mm256_set_m128i(bits_as<__m128i>(all.half[1]),
-                                                       bits_as<__m128i>(all.half[0])));
+                                      _mm256_set_m128i(bits_as<__m128i>(all[1]),
+                                                       bits_as<__m128i>(all[0])));
   fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4E));
   fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0xB1));
   sums[0] = _mm256_cvtsi256_si32(fours);
@@ -93,7 +94,7 @@ INLINE float quantize_32(const float* x, int8_t* codes, int32_t* sums) {
 #else
   for (int half = 0; half < 2; half++) {
     sums[half] = 0;
-    for (int i = 0; i < kLanes; i++) sums[half] += all.half[half][i];
+    for (int i = 0; i < kLanes; i++) sums[half] += all[half][i];
   }
 #endif
   return amax / 127.0f;
