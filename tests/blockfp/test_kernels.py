@@ -10,6 +10,7 @@ from tests.blockfp import inputs
 
 from strop import _native
 from strop.blockfp import FORMATS, Format, Rounding, ScaleRule, dequantize, quantize, reference
+from strop.errors import StropError
 
 INPUTS = {
     "random": inputs.random_blocks,
@@ -86,7 +87,7 @@ def test_shapes() -> None:
 
 def test_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STROP_ISA", "sse9")
-    with pytest.raises(RuntimeError, match="STROP_ISA=sse9: choose from"):
+    with pytest.raises(StropError, match="STROP_ISA=sse9: choose from"):
         quantize(np.zeros((1, 32), np.float32), FORMATS["mxfp4"])
 
 

@@ -65,6 +65,8 @@ def test_closed_and_full_streams() -> None:
     assert (done.returncode, "bfp5" in done.stdout) == (0, True)
     done = shell("strop formats list >/dev/full")
     assert (done.returncode, done.stderr) == (2, "strop: No space left on device\n")
+    for command in ("generate", "chat"):
+        assert "Traceback" not in shell(f"strop {command} nothing - <&-").stderr
     done = shell("strop formats list | true")
     assert done.stderr == ""
 

@@ -100,6 +100,13 @@ def test_files_and_directories_do_not_replace_each_other(tmp_path: Path) -> None
     assert names(tmp_path / "directory") == ["thesis"]
 
 
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StropError, match="pipe: is a device or a pipe, not a file"):
+        write_text(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     write_text(tmp_path / "link", "text")
@@ -135,6 +142,8 @@ def test_json_that_cannot_be_read(text: str, tmp_path: Path) -> None:
 def test_a_name_with_a_null_character() -> None:
     with pytest.raises(StropError, match="cannot read"):
         read_text(Path("a\0b"))
+    with pytest.raises(StropError, match="cannot write"):
+        write_text(Path("a\0b"), "x")
 
 
 def test_sigkill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from strop.blockfp import dequantize, get_format, quantize
 from strop.errors import StropError
-from strop.models import by_kind, load, open_checkpoint, pack, unpack
+from strop.models import by_kind, load, open_checkpoint, pack, packing, unpack
 from strop.models.calibration import open_calibration
 from strop.models.packed import describe, packed_tensors
 
@@ -135,6 +135,13 @@ def test_what_cannot_be_calibrated_is_said_before_anything_is_loaded(
         pack(str(tiny_model), "bfp4", output, bits=5)
     with pytest.raises(StropError, match="either a format or a number of bits"):
         pack(str(tiny_model), None, output)
+    monkeypatch.setattr(packing, "open_calibration", None)
+    with pytest.raises(StropError, match="3 bits per weight are too few: at least 4"):
+        pack(str(tiny_model), None, output, bits=3)
+    (tmp_path / "file").touch()
+    with pytest.raises(StropError, match="cannot create directory"):
+        pack(str(tiny_model), "bfp4", tmp_path / "file" / "packed", calibrate=True)
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "strop.models.torch_backend", raising=False)
     with pytest.raises(StropError, match=r"needs torch and transformers: .*strop\[torch\]"):
@@ -167,16 +174,28 @@ def test_a_tensor_at_0_db_counts_as_lossy(tiny_model: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.mlp.up_proj.weight", "model.layers.0.input_layernorm.weight"]
+)
 def test_weights_that_are_not_finite_are_refused(
-    bad: float, tiny_model: Path, tmp_path: Path
+    name: str, bad: float, tiny_model: Path, tmp_path: Path
 ) -> None:
-    name = "model.layers.0.mlp.up_proj.weight"
     weights = load_file(tiny_model / "model.safetensors")[name]
-    weights[3, 5] = bad
+    weights.flat[5] = bad
     model = change(tiny_model, tmp_path / "model", **{name: weights})
-    with pytest.raises(StropError, match=f"{name} holds NaN or infinity"):
-        pack(str(model), "bfp5", tmp_path / "packed")
+    for calibrate in (False, True):
+        with pytest.raises(StropError, match=f"{name} holds NaN or infinity"):
+            pack(str(model), "bfp5", tmp_path / "packed", calibrate=calibrate)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_weights_near_the_largest_number(tiny_model: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights = np.full((128, 64), 3.4e38, np.float32)
+    model = change(tiny_model, tmp_path / "model", **{name: weights})
+    summary = pack(str(model), "bfp5", tmp_path / "packed")
+    assert any(group.snr_db == -math.inf for group in by_kind(summary))
 
 
 def test_bad_requests_leave_nothing(tiny_model: Path, tmp_path: Path) -> None:
@@ -189,6 +208,11 @@ def test_bad_requests_leave_nothing(tiny_model: Path, tmp_path: Path) -> None:
         pack(str(tiny_model), "bfp5", output, {"*": "kep"})
     with pytest.raises(StropError, match="not a packed model"):
         unpack(tiny_model, output)
+    with pytest.raises(StropError, match="unknown format ''"):
+        pack(str(tiny_model), "bfp5+", output)
+    for bits in (math.nan, math.inf, -math.inf):
+        with pytest.raises(StropError, match="bits per weight must be finite"):
+            pack(str(tiny_model), None, output, bits=bits)
     assert not list(tmp_path.iterdir())
     pack(str(tiny_model), "bfp5", output)
     with pytest.raises(StropError, match="is quantized already"):
@@ -218,18 +242,23 @@ def test_nothing_but_an_own_model_is_replaced(tiny_model: Path, tmp_path: Path) 
     pack(str(tiny_model), "bfp8", mine)
     unpack(mine, tmp_path / "plain")
     unpack(mine, tmp_path / "plain")
-    (mine / "results.csv").write_text("a week of work")
-    with pytest.raises(StropError, match=r"holds results.csv, which strop did not write"):
-        pack(str(tiny_model), "bfp5", mine)
+    for name in ("results.csv", "notes.txt", "labels.json"):
+        (mine / name).write_text("a week of work")
+        with pytest.raises(StropError, match=rf"holds {name}, which strop did not write"):
+            pack(str(tiny_model), "bfp5", mine)
+        (mine / name).rename(tmp_path / name)
     theirs = tmp_path / "theirs"  # a model, but not one that strop wrote
     shutil.copytree(tiny_model, theirs)
-    with pytest.raises(StropError, match=r"holds model.safetensors, which strop did not write"):
+    with pytest.raises(StropError, match=r"holds .*, which strop did not write"):
         unpack(mine, theirs)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StropError, match="cannot write"):
+        pack(str(tiny_model), "bfp5", tmp_path / "loop")
     (tmp_path / "file").touch()
     with pytest.raises(StropError, match="is a file: name a directory"):
         pack(str(tiny_model), "bfp5", tmp_path / "file")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine", "plain", "theirs"]
-    assert (mine / "results.csv").exists()
+    assert {"file", "mine", "plain", "theirs"} < {path.name for path in tmp_path.iterdir()}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_source_is_never_replaced(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from strop.blockfp import Format, dequantize, get_format, quantize
 from strop.errors import StropError
-from strop.models.calibration import Calibration, open_calibration, pieces
+from strop.models.calibration import Calibration, excerpts, open_calibration, pieces
 from strop.models.checkpoint import open_checkpoint
 from strop.models.plan import CANDIDATES, cheapest, formats_within, stored_bits
 from strop.models.sensitivity import sensitivities
@@ -140,5 +140,11 @@ def test_a_given_text_is_cut_evenly(tiny_model: Path) -> None:
     cut = pieces(list(range(1000)), 5)
     assert len(cut) == 128
     assert all(piece == list(range(piece[0], piece[0] + 5)) for piece in cut)
+    text = "".join(map(chr, range(300, 5000)))
+    assert excerpts(text, 5000) == text
+    parts = excerpts(text, 1280).split("\n")
+    assert [len(part) for part in parts] == [10] * 128
+    assert parts[0] == text[:10]
+    assert parts[-1] == text[-10:]
     with pytest.raises(StropError, match="the calibration text has 100 tokens: at least 1024"):
         open_calibration(tiny_model, "x" * 100)

@@ -48,6 +48,7 @@ def quantize(
     `scale_rule` and `rounding` default to those of the format; the rule matters for power-of-two
     scales only. A NaN makes its whole block NaN, as Inf does where the format cannot hold it.
     """
+    instruction_set()
     array = np.ascontiguousarray(x, np.float32)
     rows = as_rows(array)
     cols = rows.shape[1]
@@ -65,6 +66,7 @@ def quantize(
 
 def dequantize(tensor: BlockTensor) -> NDArray[np.float32]:
     """Return the values of a block tensor, float32 of its shape."""
+    instruction_set()
     rows = math.prod(tensor.shape[:-1])
     result = np.empty((rows, tensor.shape[-1]), np.float32)
     whole = float(tensor.tensor_scale)
@@ -87,6 +89,14 @@ def upper(tensor: BlockTensor) -> BlockTensor:
 def as_rows(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """View an array of any rank as rows along its last axis."""
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def instruction_set() -> str:
+    """Return the kernels in use; StropError if $STROP_ISA names none that this processor runs."""
+    try:
+        return _native.instruction_set()
+    except RuntimeError as error:
+        raise StropError(str(error)) from error
 
 
 def threads() -> int:

@@ -140,7 +140,10 @@ def save(talk: Conversation, argument: str) -> None:
 
     if not argument:
         raise StropError("/save needs a file name: /save talk.json")
-    path = Path(argument).expanduser()
+    try:
+        path = Path(argument).expanduser()
+    except RuntimeError as error:  # ~ of nobody
+        raise StropError(f"cannot write {argument}: {error}") from error
     write_json(path, {"messages": talk.messages})
     say(f"({len(talk.turns)} messages saved to {path})")
 

@@ -29,8 +29,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
     removes. Raises StropError, naming the target, when it cannot be written (a full disk, say).
     """
     target = Path(target)
-    place = Path(os.path.realpath(target))
+    try:
+        place = Path(os.path.realpath(target))
+    except ValueError as error:  # a null character in the name
+        raise StropError(f"cannot write {str(target)!r}: {error}") from error
     make_directory(place.parent)
+    if place.exists() and not (place.is_file() or place.is_dir()):
+        raise StropError(f"cannot write {target}: is a device or a pipe, not a file")
     holder = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
     lock = None
     try:
@@ -43,7 +48,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         synchronize(place.parent)
     except OSError as error:
         # A write that fails has no file name; other names are those of files that were read.
-        ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(holder)
+        names = [name for name in (error.filename, error.filename2) if name is not None]
+        ours = not names or any(Path(os.fsdecode(name)).is_relative_to(holder) for name in names)
         if error.errno is None or not ours:
             raise
         raise StropError(f"cannot write {target}: {error.strerror}") from error

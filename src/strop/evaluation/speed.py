@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from strop.console import progress
-from strop.errors import StropError
+from strop.errors import StropError, StropFailure
 from strop.models.interface import Model
 from strop.stats import Interval, bootstrap, paired_difference
 
@@ -54,6 +54,9 @@ def measure_speed(
     """
     if tokens < 1 or repeats < LEAST_REPEATS or not prompt:
         raise StropError(f"speed needs a prompt, a token and {LEAST_REPEATS} repeats at least")
+    room = min(candidate.context_length, source.context_length)
+    if len(prompt) + tokens > room:
+        raise StropError(f"{len(prompt)} + {tokens} tokens do not fit into a context of {room}")
     rates = []
     start, waited = perf_counter(), waited_seconds()
     with progress("timing", repeats + 1, "repeats") as advance:
@@ -86,5 +89,9 @@ def rate(model: Model, prompt: Sequence[int], tokens: int) -> float:
     token = int(session.forward(prompt, last=1)[-1].argmax())
     start = perf_counter()
     for _ in range(tokens):
-        token = int(session.forward([token], last=1)[-1].argmax())
-    return tokens / (perf_counter() - start)
+        logits = session.forward([token], last=1)[-1]
+        token = int(logits.argmax())
+    seconds = perf_counter() - start
+    if not np.isfinite(logits).all():
+        raise StropFailure(f"{model.name}: its logits are not finite")
+    return tokens / seconds

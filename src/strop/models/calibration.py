@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from strop.console import progress
-from strop.errors import StropError, missing_extra
+from strop.errors import StropError, StropFailure, missing_extra
 
 PIECES = 128  #: of the calibration text
 PIECE = 128  #: tokens
+LETTERS = 64  #: of a text, for each token that is used: of a longer one, that many are read
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,13 @@ def open_calibration(directory: Path, text: str | None, seed: int = 0) -> Calibr
         raise missing_extra("torch and transformers", "torch") from error
 
     model = TorchModel(str(directory), directory)
+    for name, parameter in model.network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise StropError(f"{directory}: {name} holds NaN or infinity")
     length = min(PIECE, model.context_length)
     if text is None:
         return Calibration(model.network, own_text(model.network, length, seed), "own")
-    ids = model.tokenizer.encode(text, special=False)
+    ids = model.tokenizer.encode(excerpts(text, LETTERS * PIECES * length), special=False)
     digest = "sha256 " + hashlib.sha256(text.encode()).hexdigest()
     return Calibration(model.network, torch.tensor(pieces(ids, length)), digest)
 
@@ -72,11 +76,22 @@ def own_text(network: Any, length: int, seed: int) -> Any:
         while tokens.shape[1] < length:
             output = network(input_ids=tokens[:, -1:], past_key_values=cache, use_cache=True)
             cache = output.past_key_values
+            if not torch.isfinite(output.logits[:, -1]).all():
+                raise StropFailure("calibration: the model's logits are not finite")
             probabilities = output.logits[:, -1].float().softmax(-1)
             drawn = torch.multinomial(probabilities, 1, generator=random)
             tokens = torch.cat([tokens, drawn], dim=1)
             advance(PIECES)
     return tokens
+
+
+def excerpts(text: str, length: int) -> str:
+    """Return a text that is not too long as it is, else pieces from all over it of that length."""
+    if len(text) <= length:
+        return text
+    part = length // PIECES
+    starts = (index * (len(text) - part) // (PIECES - 1) for index in range(PIECES))
+    return "\n".join(text[start : start + part] for start in starts)
 
 
 def pieces(ids: Sequence[int], length: int) -> list[list[int]]:

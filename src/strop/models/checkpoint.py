@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -63,6 +63,7 @@ class Shard:
     data: mmap.mmap
     entries: dict[str, Entry]
     writer: str | None  #: what made the file, if it says so
+    companions: frozenset[str]  #: files that were written beside it, if it says so
 
 
 class Checkpoint:
@@ -190,7 +191,9 @@ def open_shard(path: Path) -> Shard:
         raise StropError(f"{path}: truncated: the tensors need {position} bytes of {size}")
     if position < size:
         raise StropError(f"{path}: {size - position} bytes after the last tensor")
-    return Shard(path, data, entries, writer if isinstance(writer, str) else None)
+    companions = metadata.get("companions") if isinstance(metadata, dict) else None
+    beside = frozenset(companions.split("/") if isinstance(companions, str) else ())
+    return Shard(path, data, entries, writer if isinstance(writer, str) else None, beside)
 
 
 def parsed(path: Path, name: str, fields: Any, start: int) -> Entry:
@@ -234,13 +237,16 @@ def write_safetensors(
     path: Path,
     layout: Mapping[str, tuple[str, tuple[int, ...]]],
     chunks: Iterable[NDArray[Any]],
+    companions: Sequence[str] = (),
 ) -> None:
     """Write a safetensors file as its data arrive, so that memory holds one chunk.
 
     `layout` maps names to (dtype, shape); `chunks` are arrays whose bytes make up the tensors in
-    that order. Raises StropError if they do not add up.
+    that order; `companions` are the files that are written beside this one. Raises StropError if
+    the bytes do not add up.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", "writer": WRITER}}
+    metadata = {"format": "pt", "writer": WRITER, "companions": "/".join(companions)}
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, (dtype, shape) in layout.items():
         start, end = end, end + prod(shape) * np.dtype(DTYPES[dtype]).itemsize

@@ -77,8 +77,8 @@ def check_forward(
         raise ValueError("a session may come only once")
     for session, ids in zip(sessions, tokens, strict=True):
         array = np.asarray(ids)
-        whole = array.ndim == 1 and array.dtype.kind in "iu"
-        if array.size and not (whole and 0 <= array.min() <= array.max() < model.vocabulary):
+        whole = array.ndim == 1 and (array.dtype.kind in "iu" or not array.size)
+        if not whole or (array.size and not 0 <= array.min() <= array.max() < model.vocabulary):
             raise StropError(f"token ids must be whole numbers from 0 to {model.vocabulary - 1}")
         if (length := session.length + len(ids)) > model.context_length:
             raise StropError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from strop import _native
 from strop.blockfp import Format
-from strop.blockfp.tensor import layout
+from strop.blockfp.tensor import instruction_set, layout
 from strop.console import quantity, say
 from strop.errors import StropError, StropFailure, unknown_name
 from strop.models.architecture import Architecture
@@ -201,10 +201,7 @@ def build_engine(
     shapes = architecture.shapes()
     check_tensors(checkpoint, packed, shapes)
     threads = thread_count()
-    try:
-        _native.instruction_set()
-    except RuntimeError as error:  # STROP_ISA names none, or one that this processor lacks
-        raise StropError(str(error)) from error
+    instruction_set()
     if resident is None:
         resident = fits(packed, shapes, name, upper)
     weights = Weights(checkpoint, packed, shapes, resident, threads, upper)

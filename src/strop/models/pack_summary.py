@@ -68,4 +68,6 @@ def decibels(signal: float, noise: float) -> float | None:
     """Return 10 log10(signal / noise); None without noise."""
     if noise == 0:
         return None
+    if math.isinf(noise):  # a value beyond what float32 holds
+        return -math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf

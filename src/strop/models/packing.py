@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,11 +36,12 @@ from strop.models.packed import (
     read_packed,
     tensor_kind,
 )
-from strop.models.plan import Plan, chosen_formats, formats_within
+from strop.models.plan import Plan, check_bits, chosen_formats, formats_within
 from strop.models.references import resolve
 from strop.models.sensitivity import sensitivities
 
 #: Files that go along with the weights, by their ending
+CONFIG = "config.json"
 COMPANIONS = (".json", ".jinja", ".model", ".txt")
 
 
@@ -71,6 +73,8 @@ def pack(
     start = time.monotonic()
     if (format is None) == (bits is None):
         raise StropError("packing takes either a format or a number of bits per weight")
+    if bits is not None and not math.isfinite(bits):
+        raise StropError(f"the number of bits per weight must be finite, not {bits}")
     name = format if format is not None else f"{bits:g}bits"
     plan = Plan.parse(format) if format is not None else None
     checkpoint = open_checkpoint(resolve(reference))
@@ -80,31 +84,33 @@ def pack(
     chosen = chosen_formats(checkpoint, plan, overrides or {})
     ready: dict[str, BlockTensor] = {}
     calibration = None
-    if calibrate or text is not None or bits is not None:
-        check_compensable(format for format in chosen.values() if format)
-        calibration = open_calibration(checkpoint.directory, text)
-        if bits is not None:
-            chosen = formats_within(checkpoint, bits, sensitivities(calibration), chosen)
-        ready = compensated(calibration, packed_formats(chosen))
-        if plain := sorted(packed_formats(chosen).keys() - ready.keys()):
-            say(f"rounded without making up for it, as no layer multiplies by them: {plain}")
-    formats = packed_formats(chosen)
     shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
-    layout = packed_layout(checkpoint, formats)
     tensors: list[PackedTensor] = []
+    if bits is not None:
+        check_bits(checkpoint, bits, chosen)
     with atomic_path(output) as partial:
         partial.mkdir()
-        copy_companions(checkpoint.directory, partial)
+        if calibrate or text is not None or bits is not None:
+            check_compensable(format for format in chosen.values() if format)
+            calibration = open_calibration(checkpoint.directory, text)
+            if bits is not None:
+                chosen = formats_within(checkpoint, bits, sensitivities(calibration), chosen)
+            ready = compensated(calibration, packed_formats(chosen))
+            if plain := sorted(packed_formats(chosen).keys() - ready.keys()):
+                say(f"rounded without making up for it, as no layer multiplies by them: {plain}")
+        formats = packed_formats(chosen)
+        layout = packed_layout(checkpoint, formats)
+        companions = copy_companions(checkpoint.directory, partial)
         columns = {name: shapes[name][1] for name in formats}
         quantization = quantization_config(name, reference, formats, columns)
         if calibration is not None:
             quantization["calibration"] = calibration.describe()
         config = checkpoint.config | {"quantization_config": quantization}
-        write_json(partial / "config.json", config)
+        write_json(partial / CONFIG, config)
         weights = sum(math.prod(shape) for shape in shapes.values())
         with progress(f"packing as {name}", weights, "weights") as advance:
             parts = packed_parts(checkpoint, formats, ready, tensors, advance)
-            write_safetensors(partial / SINGLE, layout, parts)
+            write_safetensors(partial / SINGLE, layout, parts, companions)
     packed_bits = sum(row.bits_per_weight * row.weights for row in tensors)
     return PackSummary(
         format=name,
@@ -168,16 +174,20 @@ def packed_parts(
             )
         else:
             stored, dtype = checkpoint.stored(name), checkpoint.dtype(name)
+            values = checkpoint.read(name).astype(np.float32, copy=False)
+            if not np.isfinite(values).all():
+                raise StropError(f"{checkpoint.directory}: {name} holds NaN or infinity")
             yield stored
             bits = 8 * stored.itemsize
-            signal = power(checkpoint.read(name).astype(np.float32, copy=False))
+            signal = power(values)
             tensors.append(PackedTensor(name, kind, dtype, shape, bits, signal, 0.0))
         advance(math.prod(shape))
 
 
 def power(values: NDArray[np.float32]) -> float:
-    """Return the sum of squares, added in float64."""
-    return float(np.einsum("i,i->", values.ravel(), values.ravel(), dtype=np.float64))
+    """Return the sum of squares, computed in float64."""
+    wide = values.ravel().astype(np.float64)
+    return float(wide @ wide)
 
 
 def check_output(output: Path, source: Path) -> None:
@@ -185,7 +195,7 @@ def check_output(output: Path, source: Path) -> None:
 
     Nothing that somebody else put somewhere is destroyed, and never the source.
     """
-    place = Path(output).resolve()
+    place = Path(os.path.realpath(output))  # resolve() fails on a link to itself
     if source.resolve().is_relative_to(place):
         raise StropError(f"{output}: would replace the source: name another directory")
     if Path.cwd().is_relative_to(place):
@@ -205,26 +215,31 @@ def check_output(output: Path, source: Path) -> None:
 def first_foreign(directory: Path) -> str | None:
     """Return the name of something in a directory that `pack` or `unpack` did not write there."""
     names = sorted(path.name for path in directory.iterdir())
-    for name in names:
-        if name != SINGLE and not (name.endswith(COMPANIONS) and (directory / name).is_file()):
-            return name
     if not names:
         return None
+    if not all((directory / name).is_file() for name in (SINGLE, CONFIG)):
+        return names[0]
     try:
-        checkpoint = open_checkpoint(directory)
+        shard = open_checkpoint(directory).shards.values()
     except StropError:
         return names[0]
-    shards = checkpoint.shards.values()
-    ours = is_packed(checkpoint.config) or any(shard.writer == WRITER for shard in shards)
-    return None if ours else SINGLE
+    written = {name for one in shard if one.writer == WRITER for name in one.companions}
+    foreign = [name for name in names if name not in written | {SINGLE, CONFIG}]
+    return next(iter(foreign), None if written else SINGLE)
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and generation settings; not weights, nor config.json."""
+def copy_companions(source: Path, target: Path) -> list[str]:
+    """Copy tokenizer, chat template and generation settings; not weights, nor config.json.
+
+    Returns the names of the files.
+    """
+    found = []
     for path in sorted(source.iterdir()):
-        weights = path.name == "config.json" or path.name.endswith(".index.json")
+        weights = path.name == CONFIG or path.name.endswith(".index.json")
         if path.is_file() and path.suffix in COMPANIONS and not weights:
             shutil.copyfile(path, target / path.name)
+            found.append(path.name)
+    return found
 
 
 def unpack(directory: Path, output: Path) -> None:
@@ -258,8 +273,8 @@ def unpack(directory: Path, output: Path) -> None:
 
     with atomic_path(output) as partial:
         partial.mkdir()
-        copy_companions(checkpoint.directory, partial)
+        companions = copy_companions(checkpoint.directory, partial)
         config = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
-        write_json(partial / "config.json", config | {"dtype": "float32"})
+        write_json(partial / CONFIG, config | {"dtype": "float32"})
         with progress("unpacking", weights, "weights") as advance:
-            write_safetensors(partial / SINGLE, layout, values(advance))
+            write_safetensors(partial / SINGLE, layout, values(advance), companions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -35,7 +35,7 @@ class Plan:
     def parse(cls, name: str) -> Plan:
         """Read "bfp4" or "bfp4+bfp6"; StropError names the nearest format if one is unknown."""
         first, _, second = name.partition("+")
-        return cls(name, get_format(first), get_format(second or first))
+        return cls(name, get_format(first), get_format(second if "+" in name else first))
 
     def of(self, kind: str) -> Format:
         """Return the format of a matrix of this kind (see `tensor_kind`)."""
@@ -100,22 +100,38 @@ def formats_within(
     takes the largest format. `fixed` are those chosen already. Raises StropError if even the
     smallest formats take more.
     """
+    sizes, spare = room(checkpoint, bits, costs, fixed)
+    return dict(fixed) | cheapest(costs, sizes, spare)
+
+
+def check_bits(checkpoint: Checkpoint, bits: float, fixed: Mapping[str, Format | None]) -> None:
+    """Raise the StropError of `formats_within` where no costs could prevent it."""
+    room(checkpoint, bits, matrices(checkpoint), fixed)
+
+
+def room(
+    checkpoint: Checkpoint,
+    bits: float,
+    measured: Container[str],
+    fixed: Mapping[str, Format | None],
+) -> tuple[dict[str, dict[Format, int]], float]:
+    """Return the sizes that each matrix can take, and the bits that there are for all of them."""
     sizes: dict[str, dict[Format, int]] = {}
-    spare = bits * sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
+    spare = bits * weights
     packed = set(matrices(checkpoint))
     for name in checkpoint.names:
         format = fixed.get(name)
         if name not in packed or (name in fixed and format is None):
             spare -= 8 * checkpoint.entry(name).size
             continue
-        options = [format] if format else CANDIDATES if name in costs else CANDIDATES[-1:]
+        options = [format] if format else CANDIDATES if name in measured else CANDIDATES[-1:]
         sizes[name] = {row: stored_bits(checkpoint.shape(name), row) for row in options}
     smallest = sum(min(options.values()) for options in sizes.values())
     if spare < smallest:
-        weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
         least = bits + (smallest - spare) / weights
         raise StropError(f"{bits:g} bits per weight are too few: at least {least:.3f} are needed")
-    return dict(fixed) | cheapest(costs, sizes, spare)
+    return sizes, spare
 
 
 def cheapest(

@@ -17,6 +17,7 @@ from typing import Any
 
 from strop.blockfp import Format, dequantize, quantize
 from strop.console import progress
+from strop.errors import StropFailure
 from strop.models.calibration import Calibration
 from strop.models.plan import CANDIDATES
 
@@ -62,6 +63,8 @@ def sensitivities(calibration: Calibration, seed: int = 0) -> Costs:
         with progress("measuring sensitivity", pieces.numel(), "tokens") as advance:
             for piece in pieces:
                 logits = network(input_ids=piece[None], use_cache=False).logits[0]
+                if not torch.isfinite(logits).all():
+                    raise StropFailure("sensitivity: the model's logits are not finite")
                 drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=random)
                 torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum").backward()
                 advance(len(piece))

@@ -35,8 +35,14 @@ class SpeedOptions:
     backend: BackendName | None = None  #: of the candidate; else native if packed, torch if not
 
     def __post_init__(self) -> None:
+        from strop.evaluation.speed import LEAST_REPEATS
+
         if not self.prompt.strip():
             raise StropError("prompt: must not be empty")
+        if self.tokens < 1:
+            raise StropError(f"tokens: must be at least 1, not {self.tokens}")
+        if self.repeats < LEAST_REPEATS:
+            raise StropError(f"repeats: must be at least {LEAST_REPEATS}, not {self.repeats}")
 
 
 def run(options: SpeedOptions, context: Context) -> Metrics:
