@@ -33,7 +33,7 @@ BITS = {  # per element, from the papers and specifications
     "mxfp8_e5m2": 8.25, "mxfp8_e4m3": 8.25, "mxfp6_e3m2": 6.25, "mxfp6_e2m3": 6.25,
     "mxfp4": 4.25, "mxint8": 8.25, "mxint6": 6.25, "mxint4": 4.25, "nvfp4": 4.5,
     "mx4": 4, "mx6": 6, "mx9": 9, "bfp8": 8.25, "bfp6": 6.25, "bfp5": 5.25, "bfp4": 4.5,
-    "bfp8n": 8.5,
+    "bfp4g32": 4.25, "bfp8n": 8.5,
 }  # fmt: skip
 
 

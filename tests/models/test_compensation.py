@@ -23,7 +23,7 @@ from strop.models.compensation import (
     second_moment,
 )
 
-OURS = ("bfp4", "bfp5", "bfp6", "bfp8", "bfp8n")
+OURS = ("bfp4", "bfp4g32", "bfp5", "bfp6", "bfp8", "bfp8n")
 
 
 def weights_and_inputs(

@@ -231,10 +231,15 @@ LADDER_6 = tuple(range(-128, 128, 4))
 
 
 def _bfp(
-    bits: int, block: int, values: Sequence[float], steps: tuple[int, ...], text: str
+    bits: int,
+    block: int,
+    values: Sequence[float],
+    steps: tuple[int, ...],
+    text: str,
+    name: str | None = None,
 ) -> Format:
     return Format(
-        name=f"bfp{bits}",
+        name=name or f"bfp{bits}",
         description=f"{text}, s1e4m3 scale per {block} (ours)",
         block=block,
         code_bits=bits,
@@ -285,6 +290,7 @@ FORMATS: dict[str, Format] = {
         _bfp(6, 32, LADDER_6, SEARCH, "6-bit integers"),
         _bfp(5, 32, LADDER_5, SEARCH, "32 fitted integers up to 127"),
         BFP4,
+        _bfp(4, 32, LADDER_4, SEARCH, "16 fitted integers up to 127", name="bfp4g32"),
         _nested(BFP4),
     )
 }
