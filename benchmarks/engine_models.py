@@ -26,7 +26,7 @@ MODEL = "smollm2"
 
 #: How SmolLM2 is packed; small: in no more bits per weight than llama.cpp's Q4_0 file
 PACKS: dict[str, dict[str, Any]] = {
-    "small": {"format": "bfp5", "calibrate": True},
+    "small": {"format": "bfp4g32", "calibrate": True},
     "8-bit": {"format": "bfp8"},
 }
 GGUF_TYPES = ("Q4_0", "Q4_1", "Q8_0")

@@ -1,9 +1,9 @@
 """What every format costs SmolLM2 on WikiText-2, beside GGUF's Q8_0 and Q4_0 of the same weights.
 
 Reads $STROP_DATA/wikitext2_valid.txt. Rows are kept in runs/quality, so that it can be stopped.
-Writes benchmarks/results/formats.json (weights only, then with quantized activations), the few rows
-of it that the README shows as headline.json, and a plot. The GGUF rows are quantized by the gguf
-library from the same float32 weights: Q4_0 with embedding and head in Q8_0, as llama.cpp makes it.
+Writes benchmarks/results/formats.json (weights only, then with quantized activations) and a plot.
+The GGUF rows are quantized by the gguf library from the same float32 weights: Q4_0 with embedding
+and head in Q8_0, as llama.cpp makes it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ RESULTS = Path(__file__).parent / "results"
 MODEL = "smollm2"
 #: name -> types of linear layers, and of embedding and head
 BASELINES = {"GGUF Q8_0": ("Q8_0", "Q8_0"), "GGUF Q4_0": ("Q4_0", "Q8_0")}
-
-#: Rows that the README shows
-HEADLINE = ("bfp8", "bfp6", "bfp5", "bfp4+bfp6", *BASELINES, "mxint8", "mxfp4", "nvfp4")
 
 
 def gguf_row(
@@ -97,9 +94,6 @@ def main() -> None:
         "rows": table,
     }
     write_json(RESULTS / "formats.json", result)
-    shown = [r for r in table if r["weights"] in HEADLINE and r["activations"] == "float32"]
-    columns = [{k: v for k, v in r.items() if k != "activations"} for r in shown]
-    write_json(RESULTS / "headline.json", result | {"name": "headline", "rows": columns})
     plot_formats(rows, RESULTS / "formats.svg")
     plain = {r["weights"]: r["change in %"] for r in table if r["activations"] == "float32"}
     print("RESULT " + json.dumps({name: value["estimate"] for name, value in plain.items()}))
