@@ -144,14 +144,16 @@ def test_a_forked_process_computes_alone_and_ends(packed: Packed) -> None:
 
 def test_threads_that_cannot_be_started_are_done_without(packed: Packed) -> None:
     program = (
-        "import resource, sys; import numpy as np; from pathlib import Path\n"
+        "import os, resource, sys; import numpy as np; from pathlib import Path\n"
         "from strop import _native; from strop.blockfp import FORMATS, quantize\n"
         "from strop.blockfp.tensor import layout\n"
         "from strop.models import load\n"
+        "os.environ['STROP_THREADS'] = '1'\n"
         "wanted = load(sys.argv[1]).session().forward(range(40))\n"
+        "os.environ['STROP_THREADS'] = '200'\n"
         "values = np.random.default_rng(0).standard_normal((2048, 1024), np.float32)\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
-        "limit = used + 2**27\n"  # a few stacks
+        "limit = used + 2**29\n"  # less than the stack of a thread
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "assert np.array_equal(load(sys.argv[1]).session().forward(range(40)), wanted)\n"
         "tensor = quantize(values, FORMATS['bfp5'])\n"
@@ -162,7 +164,7 @@ def test_threads_that_cannot_be_started_are_done_without(packed: Packed) -> None
     subprocess.run(
         [sys.executable, "-c", program, str(packed())],
         check=True,
-        env=os.environ | {"STROP_THREADS": "200"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (2**30, 2**30)),
     )
 
 
