@@ -101,9 +101,9 @@ def test_json_holds_everything_on_one_line(model, tiny_model):
 def test_every_sampling_option_arrives(monkeypatch, tiny_model):
     seen = []
 
-    def record(model, tokens, sampling):
+    def record(model, tokens, sampling, planner):
         seen.append(sampling)
-        return complete_once(model, tokens, sampling)
+        return complete_once(model, tokens, sampling, planner=planner)
 
     from strop import decoding
 

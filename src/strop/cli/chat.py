@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strop.cli.generate import show, speed
-from strop.cli.options import Backend, Chosen, KeyValues, Model, System, with_sampling
+from strop.cli.options import (
+    Backend,
+    Chosen,
+    Drafting,
+    KeyValues,
+    Model,
+    System,
+    with_sampling,
+)
 from strop.console import say
 from strop.errors import StropError, StropFailure, unknown_name
 
@@ -24,6 +32,7 @@ def chat(
     system: System = None,
     backend: Backend = None,
     kv: KeyValues = None,
+    drafter: Drafting = None,
 ) -> None:
     """Talk with a chat model.
 
@@ -40,14 +49,14 @@ def chat(
 
       printf 'My name is Ada.\\nWhat is my name?\\n' | strop chat smollm2
     """
-    from strop.decoding import Conversation, Sampling
+    from strop.decoding import Conversation, Sampling, planner_for
     from strop.models import load
 
     settings = Sampling(**sampling)
     loaded = load(model, backend, kv)
     if loaded.tokenizer.template is None:
         raise StropError(f"{model} has no chat template: use  strop generate {model} PROMPT")
-    talk = Conversation(loaded, settings, system)
+    talk = Conversation(loaded, settings, system, planner_for(loaded, drafter or "auto"))
     say(f"{model}: /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
     for line in typed_lines():
         try:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strop.cli.options import Backend, Chosen, KeyValues, Model, System, with_sampling
+from strop.cli.options import (
+    Backend,
+    Chosen,
+    Drafting,
+    KeyValues,
+    Model,
+    System,
+    with_sampling,
+)
 from strop.console import say
 from strop.errors import StropError
 
@@ -30,6 +38,10 @@ def generate(
     system: System = None,
     backend: Backend = None,
     kv: KeyValues = None,
+    drafter: Drafting = None,
+    color: Annotated[
+        bool, typer.Option("--color", help="Show tokens that were guessed right in green.")
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object: text, tokens, why it ended, cost."),
@@ -50,14 +62,16 @@ def generate(
 
       cat letter.txt | strop generate smollm2 - --system "Summarise this." --json
     """
-    from strop.decoding import Sampling, collect, prompt_tokens
+    from strop.decoding import Sampling, collect, planner_for, prompt_tokens
     from strop.decoding import generate as decode
     from strop.models import load
 
     settings = Sampling(**sampling)
     text = read_prompt() if prompt == "-" else prompt
     loaded = load(model, backend, kv)
-    deltas = decode(loaded, prompt_tokens(loaded.tokenizer, text, system, raw), settings)
+    planner = planner_for(loaded, drafter or "auto")
+    tokens = prompt_tokens(loaded.tokenizer, text, system, raw)
+    deltas = decode(loaded, tokens, settings, planner=planner)
     say(sent_as(loaded.tokenizer, text, raw))
     if as_json:
         completion = collect(deltas)
@@ -65,7 +79,7 @@ def generate(
         say(speed(completion.statistics))
         return
     for delta in deltas:
-        show(delta)
+        show(delta, color)
     print(flush=True)
     if delta.statistics:
         say(f"{speed(delta.statistics)}; {ending(delta, settings)}")
@@ -90,9 +104,10 @@ def sent_as(tokenizer: Tokenizer, text: str, raw: bool) -> str:
     return "prompt sent as a chat message (--raw continues it as it is)"
 
 
-def show(delta: Delta) -> None:
-    """Print a piece of text at once."""
-    sys.stdout.write(delta.text)
+def show(delta: Delta, color: bool = False) -> None:
+    """Print a piece of text at once; with `color` in green where a guess was right."""
+    green = color and delta.drafter and delta.text
+    sys.stdout.write(f"\x1b[32m{delta.text}\x1b[0m" if green else delta.text)
     sys.stdout.flush()
 
 
@@ -105,6 +120,8 @@ def speed(cost: Statistics) -> str:
     parts.append(f"answer: {cost.generated_tokens} tokens in {cost.decode_seconds:.2f} s")
     if cost.decode_speed is not None:
         parts[1] += f" ({cost.decode_speed:.0f}/s)"
+    for name, count in cost.guessed.items():
+        parts.append(f"{name}: {cost.accepted[name]} of {count} guesses right")
     return "; ".join(parts)
 
 

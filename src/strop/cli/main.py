@@ -21,6 +21,7 @@ from strop.cli.check import check
 from strop.cli.generate import generate
 from strop.cli.pack import pack, unpack
 from strop.cli.run import run
+from strop.cli.verify import verify
 from strop.errors import StropError
 
 #: Typer brings its own copy of click, or not: this is what both call wrong usage.
@@ -60,6 +61,7 @@ app.command()(unpack)
 app.command()(check)
 app.command()(generate)
 app.command()(chat)
+app.command()(verify)
 app.add_typer(formats.app, name="formats")
 
 

@@ -32,6 +32,16 @@ KeyValues = Annotated[
     ),
 ]
 
+Drafting = Annotated[
+    str | None,
+    typer.Option(
+        "--drafter",
+        help="What guesses next tokens, which is faster and changes no text: lookup (from the text "
+        "so far), auto (lookup where that is exact: the native backend), or none.",
+        show_default="auto",
+    ),
+]
+
 SAMPLING = "Sampling"  # heading of the sampling options in --help
 
 #: The sampling options. None stands for the default of strop.decoding.Sampling, which show_default

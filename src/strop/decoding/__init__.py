@@ -13,10 +13,12 @@ from strop.decoding.generate import (
     generate,
 )
 from strop.decoding.noise import gumbel
+from strop.decoding.planner import DRAFTERS, Planner, planner_for
 from strop.decoding.sampling import GREEDY, Sampling, sample
 from strop.decoding.text import Detokenizer, StopStrings
 
 __all__ = [
+    "DRAFTERS",
     "GREEDY",
     "CachedSession",
     "Completion",
@@ -25,6 +27,7 @@ __all__ = [
     "Detokenizer",
     "FinishReason",
     "Output",
+    "Planner",
     "Sampling",
     "Statistics",
     "StopStrings",
@@ -33,6 +36,7 @@ __all__ = [
     "complete",
     "generate",
     "gumbel",
+    "planner_for",
     "prompt_tokens",
     "sample",
 ]

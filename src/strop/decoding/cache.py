@@ -31,13 +31,13 @@ class CachedSession:
         """Make `prompt` (at least one token) the content of the cache.
 
         Only what follows the longest common prefix is computed, the last token always. Returns
-        the logits of the last token, shape (vocabulary,), and how many tokens were reused.
+        the logits of the last token, shape (1, vocabulary), and how many tokens were reused.
         """
         reused = common_prefix(self.tokens, prompt[:-1])
         self.truncate(reused)  # even if it is all of it: a pass broken off may have left more
         for start in range(reused, len(prompt), PREFILL_CHUNK):
             logits = self.forward(prompt[start : start + PREFILL_CHUNK], last=1)
-        return logits[-1], reused
+        return logits[-1:], reused
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

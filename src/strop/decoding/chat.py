@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from strop.decoding.cache import CachedSession
 from strop.decoding.generate import Delta, generate
+from strop.decoding.planner import Planner
 from strop.decoding.sampling import Sampling
 from strop.errors import StropError
 from strop.models.interface import Model
@@ -44,11 +45,16 @@ class Conversation:
     """Messages exchanged with a model. Each answer starts from the cache of the one before."""
 
     def __init__(
-        self, model: Model, sampling: Sampling | None = None, system: str | None = None
+        self,
+        model: Model,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        planner: Planner | None = None,
     ) -> None:
         self.model = model
         self.sampling = sampling or Sampling()
         self.system = system
+        self.planner = planner  #: guesses next tokens, see `generate`
         self.turns: list[Message] = []  #: what user and assistant said, without the system message
         self.forgotten = 0  #: turns dropped so far because the context was full
         self.cache = CachedSession(model.session())
@@ -77,7 +83,7 @@ class Conversation:
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         turns, forgotten, tokens = self.fit(turns)
-        deltas = generate(self.model, tokens, self.sampling, self.cache)
+        deltas = generate(self.model, tokens, self.sampling, self.cache, self.planner)
         self.turns, self.forgotten = turns[:-1], self.forgotten + forgotten
         return self.steps(turns, deltas)
 

@@ -1,15 +1,26 @@
-"""Generate text token by token: the plain loop that every faster one must reproduce."""
+"""Generate text. Guesses of a drafter make it faster and change nothing.
+
+With guesses g1...gk for the next tokens, one pass over the last token and them gives k + 1 rows of
+logits. From the first row the next token is chosen as it would be without guesses; if it is g1, the
+second row is what the model says after it, and so on. The choice is a pure function of the logits,
+the tokens before, the seed and the position (see sampling.py), and the native engine's logits do
+not depend on how many rows a pass has: so the tokens are those of plain generation, greedy or
+sampled, whatever is guessed. (Coupled sampling: Daliri, Musco and Suresh 2024, arXiv 2408.07978.)
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
 
 from strop.decoding.cache import CachedSession
+from strop.decoding.planner import NOTHING, Planner
 from strop.decoding.sampling import Sampling, sample
 from strop.decoding.text import Detokenizer, StopStrings
 from strop.errors import StropError
@@ -29,6 +40,9 @@ class Statistics:
     generated_tokens: int  #: tokens chosen, an end token included
     prefill_seconds: float  #: reading the prompt
     decode_seconds: float  #: choosing tokens and computing the logits after all but the last
+    passes: int  #: of the model after the prompt
+    guessed: dict[str, int]  #: tokens that each drafter guessed and a pass checked
+    accepted: dict[str, int]  #: of these, tokens that were right
 
     @property
     def prefill_speed(self) -> float:
@@ -37,9 +51,14 @@ class Statistics:
 
     @property
     def decode_speed(self) -> float | None:
-        """Return forward passes after the prompt per second; None if one token needed none."""
-        passes = self.generated_tokens - 1
-        return passes / self.decode_seconds if passes > 0 else None
+        """Return tokens after the first per second; None if there are none."""
+        tokens = self.generated_tokens - 1
+        return tokens / self.decode_seconds if tokens > 0 else None
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Return tokens after the first per pass; None if there are none."""
+        return (self.generated_tokens - 1) / self.passes if self.passes else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and speeds as a JSON object."""
@@ -47,6 +66,7 @@ class Statistics:
             **vars(self),
             "prefill_tokens_per_second": self.prefill_speed,
             "decode_tokens_per_second": self.decode_speed,
+            "tokens_per_pass": self.tokens_per_pass,
         }
 
 
@@ -56,6 +76,7 @@ class Delta:
 
     text: str  #: text to add, often empty
     token: int | None  #: the token chosen; None only when not even one fits the context
+    drafter: str | None = None  #: what guessed this token, if it was guessed
     finish_reason: FinishReason | None = None  #: set on the last step
     statistics: Statistics | None = None  #: set on the last step
 
@@ -115,12 +136,14 @@ def generate(
     prompt_tokens: Sequence[int],
     sampling: Sampling | None = None,
     cache: CachedSession | None = None,
+    planner: Planner | None = None,
 ) -> Iterator[Delta]:
     """Continue a prompt, one `Delta` for each token; the last one says why it ended and the cost.
 
     An empty prompt starts from the model's beginning-of-text token. `cache` is a session to go on
     from: what agrees with the prompt is not computed again. Prompt and output together fill at
-    most `model.context_length` tokens. Raises StropError for a prompt longer than that, or an
+    most `model.context_length` tokens. `planner` decides what is guessed; the text is the same
+    without it. Raises StropError for a prompt longer than that, or an
     empty one for a model without a beginning-of-text token.
     """
     prompt = list(prompt_tokens) or [beginning(model)]
@@ -129,7 +152,8 @@ def generate(
             f"the prompt has {len(prompt)} tokens, but the context of {model.name} "
             f"holds {model.context_length}: shorten the prompt"
         )
-    return steps(model, prompt, sampling or Sampling(), cache or CachedSession(model.session()))
+    cache = cache or CachedSession(model.session())
+    return steps(model, prompt, sampling or Sampling(), cache, planner)
 
 
 def complete(
@@ -137,9 +161,10 @@ def complete(
     prompt_tokens: Sequence[int],
     sampling: Sampling | None = None,
     cache: CachedSession | None = None,
+    planner: Planner | None = None,
 ) -> Completion:
     """Continue a prompt to the end. Takes and raises what `generate` does."""
-    return collect(generate(model, prompt_tokens, sampling, cache))
+    return collect(generate(model, prompt_tokens, sampling, cache, planner))
 
 
 def collect(deltas: Iterator[Delta]) -> Completion:
@@ -157,11 +182,17 @@ def collect(deltas: Iterator[Delta]) -> Completion:
 
 
 def steps(
-    model: Model, prompt: list[int], sampling: Sampling, cache: CachedSession
+    model: Model,
+    prompt: list[int],
+    sampling: Sampling,
+    cache: CachedSession,
+    planner: Planner | None,
 ) -> Iterator[Delta]:
-    """Run the loop: choose a token from the last logits, show it, compute the next logits."""
+    """Run the loop: guess, compute, choose tokens while the guesses are right, show them."""
     start = perf_counter()
-    logits, reused = cache.prefill(prompt)
+    rows, reused = cache.prefill(prompt)
+    if planner:
+        planner.start(prompt, sampling)
     prefill_seconds = perf_counter() - start
     decode_seconds = 0.0
 
@@ -169,21 +200,46 @@ def steps(
     room = min(model.context_length - length, sampling.max_tokens)
     sequence = np.array(prompt + [0] * room, dtype=np.int64)
     output = Output(model, length, sampling)
-    text, token = "", None
+    guessed, accepted = Counter[str](), Counter[str]()
+    passes, draft = 0, NOTHING
+    text, token, drafter = "", None, None
     reason: FinishReason | None = None if room else "context"
     while reason is None:
         start = perf_counter()
         if token is not None:
-            logits = cache.forward([token])[-1]
-        token = sample(logits, sequence[:length], sampling, sampling.seed, length)
-        sequence[length] = token
-        length += 1
-        text, reason = output.push(token)
+            # The last token that there is room for needs no guess.
+            draft = planner.draft(len(prompt) + room - length - 1) if planner else NOTHING
+            rows = cache.forward([token, *draft.tokens])
+            passes += 1
+        shown = []
+        for row, guess in zip_longest(rows, draft.tokens):
+            token = sample(row, sequence[:length], sampling, sampling.seed, length)
+            sequence[length] = token
+            length += 1
+            text, reason = output.push(token)
+            drafter = draft.drafter if token == guess else None
+            shown.append(Delta(text, token, drafter))
+            if reason or token != guess:
+                break
+        cache.truncate(length - 1)  # guesses that were wrong
+        if draft.drafter:
+            guessed[draft.drafter] += len(draft.tokens)
+            accepted[draft.drafter] += sum(delta.drafter is not None for delta in shown)
+        if planner and reason is None:
+            planner.learn(draft, sequence[length - len(shown) : length].tolist())
         decode_seconds += perf_counter() - start
-        if reason is None:
-            yield Delta(text, token)
-    cost = Statistics(len(prompt), reused, output.count, prefill_seconds, decode_seconds)
-    yield Delta(text, token, reason, cost)
+        yield from shown[:-1] if reason else shown
+    cost = Statistics(
+        prompt_tokens=len(prompt),
+        reused_tokens=reused,
+        generated_tokens=output.count,
+        prefill_seconds=prefill_seconds,
+        decode_seconds=decode_seconds,
+        passes=passes,
+        guessed=dict(guessed),
+        accepted=dict(accepted),
+    )
+    yield Delta(text, token, drafter, reason, cost)
 
 
 def beginning(model: Model) -> int:

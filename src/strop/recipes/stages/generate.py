@@ -9,8 +9,8 @@ from typing import Any
 
 from strop.console import progress
 from strop.data import read_text, write_text
-from strop.decoding import Sampling, complete, prompt_tokens
-from strop.errors import StropError
+from strop.decoding import DRAFTERS, Sampling, complete, planner_for, prompt_tokens
+from strop.errors import StropError, unknown_name
 from strop.recipes.options import BackendName, ModelReference, label
 from strop.recipes.stage import Context, Finished, Metrics, Sample, Section, Stage
 
@@ -33,10 +33,13 @@ class GenerateOptions:
     stop: tuple[str, ...] = Sampling.stop  #: end before the first of these texts
     max_tokens: int = 128  #: most tokens of one generation
     backend: BackendName | None = None  #: what computes; else native if packed, torch if not
+    drafter: str = "auto"  #: what guesses tokens, which changes speed only: auto, lookup or none
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise StropError("prompts: at least one is needed, and none may be empty")
+        if self.drafter not in DRAFTERS:
+            raise unknown_name("drafter", self.drafter, DRAFTERS)
         self.sampling(0)  # raises for a value out of range
 
     def sampling(self, seed: int) -> Sampling:
@@ -50,11 +53,12 @@ def run(options: GenerateOptions, context: Context) -> Metrics:
     from strop.models import load
 
     model = load(options.model, options.backend)
+    planner = planner_for(model, options.drafter)
     rows: list[dict[str, Any]] = []
     with progress("generating", len(options.prompts), "prompts") as advance:
         for prompt in options.prompts:
             tokens = prompt_tokens(model.tokenizer, prompt, options.system, options.raw)
-            completion = complete(model, tokens, options.sampling(context.seed))
+            completion = complete(model, tokens, options.sampling(context.seed), None, planner)
             rows.append(
                 {
                     "prompt": prompt,

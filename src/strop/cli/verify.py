@@ -1,0 +1,93 @@
+"""`strop verify`: prove on one's own prompts that guesses change no text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strop.cli.options import Backend, Chosen, KeyValues, Model, with_sampling
+from strop.console import progress, say
+from strop.errors import StropFailure
+
+PROMPTS = (
+    "List the days of the week, then list them again.",
+    "Repeat after me: the quick brown fox jumps over the lazy dog.",
+    "Write a Python function that adds two numbers, and a test for it.",
+    "Why is the sky blue?",
+)
+
+
+@with_sampling
+def verify(
+    model: Model,
+    sampling: Chosen,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A text file with a prompt in each line.", show_default="four of ours"),
+    ] = None,
+    backend: Backend = None,
+    kv: KeyValues = None,
+) -> None:
+    """Check that guesses change no text.
+
+    Each prompt is continued four times by each of two samplings, greedy and the one that is asked
+    for: plainly; with lookup where that pays; with any number of guesses of lookup; and with random
+    guesses among them. All tokens must be the same. Exits with 1 if one differs.
+
+    [bold]Examples[/bold]
+
+      strop verify small
+
+      strop verify small --prompts mine.txt --temperature 0.8 --max-tokens 200
+    """
+    from strop.data import read_text
+    from strop.decoding import GREEDY, Planner, Sampling, prompt_tokens
+    from strop.decoding.drafters import Drafter
+    from strop.decoding.lookup import Lookup
+    from strop.decoding.planner import known_pass_seconds
+    from strop.decoding.verify import Noise, Reckless, compare
+    from strop.models import load
+
+    settings = Sampling(**sampling)
+    loaded = load(model, backend, kv)
+    texts = list(PROMPTS)
+    if prompts:
+        texts = [line for line in read_text(prompts).splitlines() if line.strip()]
+    tokens = [prompt_tokens(loaded.tokenizer, text) for text in texts]
+    greedy = replace(GREEDY, max_tokens=settings.max_tokens, stop=settings.stop)
+    drafters: dict[str, list[Drafter]] = {
+        "lookup": [Lookup()],
+        "lookup and noise": [Lookup(), Noise(loaded.vocabulary)],
+    }
+    planners: dict[str, Callable[[], Planner]] = {
+        "lookup where it pays": lambda: Planner(seconds, [Lookup()]),
+    }
+    for name, some in drafters.items():
+        planners[f"{name}, any number"] = partial(Reckless, some)
+    seconds = known_pass_seconds(loaded)
+    different = 0
+    for name, planner in planners.items():
+        with progress(name, 2 * len(tokens), "texts") as advance:
+            rows = []
+            for row in compare(loaded, tokens, (greedy, settings), planner):
+                rows.append(row)
+                advance(1)
+        wrong = [row for row in rows if row.first_difference is not None]
+        different += len(wrong)
+        chosen, guessed = sum(row.tokens for row in rows), sum(row.guessed for row in rows)
+        print(
+            f"{name}: {len(wrong)} of {len(rows)} texts differ ({chosen} tokens; {guessed} "
+            f"guesses, {sum(row.accepted for row in rows)} right)"
+        )
+        for row in wrong:
+            say(
+                f"  prompt {row.prompt + 1}, temperature {row.temperature:g}: differs from token "
+                f"{row.first_difference} on"
+            )
+    if different:
+        raise StropFailure(f"guesses changed {different} texts")

@@ -1,0 +1,95 @@
+"""Check on given prompts that guesses change nothing: every token, with them and without."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
+from typing import Any
+
+from strop.decoding.drafters import Drafter, Guess
+from strop.decoding.generate import complete
+from strop.decoding.planner import MOST_ROWS, NOTHING, Draft, Planner
+from strop.decoding.sampling import Sampling
+from strop.models.interface import Model
+
+
+class Noise:
+    """Guesses any tokens, nearly always wrong ones."""
+
+    name = "noise"
+    seconds = 0.0
+    priors = (0.9,)
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self.chance = random.Random(0)
+
+    def start(self, prompt: Sequence[int], sampling: Sampling) -> None:
+        """Begin a text."""
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take the next tokens."""
+
+    def propose(self) -> Iterator[Guess]:
+        """Guess the next tokens."""
+        while True:
+            yield Guess(self.chance.randrange(self.vocabulary), 0)
+
+
+class Reckless(Planner):
+    """Checks any number of guesses of any drafter, whether that pays or not."""
+
+    def __init__(self, drafters: Sequence[Drafter]) -> None:
+        super().__init__([1.0] * MOST_ROWS, drafters)
+        self.chance = random.Random(0)
+
+    def draft(self, limit: int) -> Draft:
+        """Return some guesses, or none."""
+        drafter = self.chance.choice(self.drafters)
+        count = self.chance.randrange(min(limit, MOST_ROWS - 1) + 1)
+        guesses = tuple(islice(drafter.propose(), count))
+        if not guesses:
+            return NOTHING
+        return Draft(tuple(g.token for g in guesses), tuple(g.kind for g in guesses), drafter.name)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt, continued plainly and with guesses."""
+
+    prompt: int  #: number of the prompt
+    temperature: float
+    tokens: int  #: that plain generation gave
+    guessed: int  #: guesses that were checked
+    accepted: int  #: of these, right ones
+    first_difference: int | None  #: index of the first token that differs; None if none does
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+
+def compare(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    planner: Callable[[], Planner],
+) -> Iterator[Comparison]:
+    """Continue each prompt by each sampling without guesses and with those of a new planner."""
+    for number, prompt in enumerate(prompts):
+        for sampling in samplings:
+            plain = complete(model, prompt, sampling)
+            other = complete(model, prompt, sampling, planner=planner())
+            pairs = zip_longest(plain.tokens, other.tokens)
+            differences = (index for index, (one, two) in enumerate(pairs) if one != two)
+            cost = other.statistics
+            yield Comparison(
+                prompt=number,
+                temperature=sampling.temperature,
+                tokens=len(plain.tokens),
+                guessed=sum(cost.guessed.values()),
+                accepted=sum(cost.accepted.values()),
+                first_difference=next(differences, None),
+            )

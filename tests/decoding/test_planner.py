@@ -1,0 +1,100 @@
+"""The planner's choices against the arithmetic done by hand, and what it learns."""
+
+from itertools import pairwise
+
+import pytest
+
+from strop.decoding import GREEDY
+from strop.decoding.drafters import Guess
+from strop.decoding.planner import NOTHING, Planner, pass_seconds
+
+
+class Fixed:
+    """Guesses the same tokens again and again."""
+
+    seconds = 0.0
+
+    def __init__(self, tokens, prior, seconds=0.0, name="fixed"):
+        self.tokens, self.priors, self.seconds, self.name = tokens, [prior], seconds, name
+        self.seen = []
+
+    def start(self, prompt, sampling):
+        self.seen = list(prompt)
+
+    def extend(self, tokens):
+        self.seen += tokens
+
+    def propose(self):
+        return (Guess(token, 0) for token in self.tokens)
+
+
+def best_length(rate, seconds, cost=0.0):
+    """The number of guesses with the most tokens per second, by trying all."""
+
+    def speed(count):
+        return sum(rate**i for i in range(count + 1)) / (seconds[count] + count * cost)
+
+    return max(range(len(seconds)), key=speed)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("slope", [0.02, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("cost", [0.0, 0.2])
+def test_as_many_guesses_as_give_the_most_tokens_per_second(rate, slope, cost):
+    seconds = [1 + slope * rows for rows in range(9)]
+    planner = Planner(seconds, [Fixed([1] * 20, rate, cost)])
+    planner.start([5], GREEDY)
+    wanted = best_length(rate, seconds, cost)
+    gain = sum(rate**i for i in range(wanted + 1)) / (seconds[wanted] + wanted * cost)
+    found = planner.draft(100)
+    if gain > 1.03:
+        assert len(found.tokens) == wanted
+    else:
+        assert found == NOTHING
+
+
+def test_no_more_guesses_than_there_is_room_for():
+    planner = Planner([1.0] * 16, [Fixed([1] * 20, 0.9)])
+    planner.start([5], GREEDY)
+    assert [len(planner.draft(limit).tokens) for limit in (0, 1, 7, 15, 99)] == [0, 1, 7, 15, 15]
+
+
+def test_the_better_of_two_drafters():
+    bad, good = Fixed([1], 0.2, name="bad"), Fixed([2], 0.7, name="good")
+    for drafters in ([bad, good], [good, bad]):
+        planner = Planner([1.0, 1.1], drafters)
+        planner.start([5], GREEDY)
+        assert planner.draft(9).drafter == "good"
+
+
+def test_guesses_that_prove_wrong_are_left_and_right_ones_found_without_checking_them():
+    drafter = Fixed([1, 2, 3], 0.6)
+    planner = Planner([1.0, 1.1, 1.2, 1.3], [drafter])
+    planner.start([5], GREEDY)
+    assert planner.draft(9) != NOTHING
+    for _ in range(40):
+        planner.learn(planner.draft(9), [7])
+    assert planner.draft(9) == NOTHING
+    for _ in range(40):
+        planner.learn(planner.draft(9), [1])
+    assert planner.draft(9) != NOTHING
+    assert drafter.seen == [5] + [7] * 40 + [1] * 40
+
+
+def test_a_drafter_that_fails_is_done_without(capsys):
+    class Broken(Fixed):
+        def propose(self):
+            yield Guess(1, 0)
+            raise ValueError("no more")
+
+    planner = Planner([1.0] * 9, [Broken([], 0.9, name="broken"), Fixed([2], 0.9)])
+    planner.start([5], GREEDY)
+    assert planner.draft(9).drafter == "fixed"
+    assert planner.draft(9).drafter == "fixed"
+    assert capsys.readouterr().err.count("drafter broken failed, going on without it") == 1
+
+
+def test_passes_are_timed_for_every_number_of_rows(fake):
+    seconds = pass_seconds(fake())
+    assert len(seconds) == 16
+    assert all(later >= earlier > 0 for earlier, later in pairwise(seconds))
