@@ -50,8 +50,9 @@ INLINE void add_block(Wide (&total)[R], const Tiles& w, const uint8_t* codes, co
     total[r] = fused(to_float(sums[r]), times(weight, a.scales[at + r]), total[r]);
 }
 
-// One row uses the bytes of a matrix faster than they come by themselves; 2.5 kB ahead is far enough.
-constexpr int64_t kAhead = 40 * kLine;
+// One row uses the bytes of a matrix faster than they come by themselves; 10 kB ahead is far enough,
+// and nearer is too near at 8 bits.
+constexpr int64_t kAhead = 160 * kLine;
 
 template <int Bits, int Block, int R>
 void multiply_rows(const Tiles& w, const Panel& panel, const Activations& a, int64_t row,
