@@ -19,9 +19,9 @@ struct InstructionSet {
 const std::vector<InstructionSet>& instruction_sets();  // the fastest first
 
 // The fastest, or the one that the environment variable STROP_ISA names; it is read at every call,
-// so that tests can compare the sets within one process; with Python's lock held, as Python may change
-// it at any other time. Throws std::runtime_error for a name that
-// there is not, or that this processor does not have.
+// so that tests can compare the sets within one process; with Python's lock held, as Python may
+// change it at any other time. Throws std::runtime_error for a name that there is not, or that this
+// processor does not have.
 const InstructionSet& instruction_set();
 
 }  // namespace strop

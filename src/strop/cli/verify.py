@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +46,6 @@ def verify(
     """
     from strop.data import read_text
     from strop.decoding import GREEDY, Planner, Sampling, prompt_tokens
-    from strop.decoding.drafters import Drafter
     from strop.decoding.lookup import Lookup
     from strop.decoding.planner import known_pass_seconds
     from strop.decoding.verify import Noise, Reckless, compare
@@ -60,16 +58,12 @@ def verify(
         texts = [line for line in read_text(prompts).splitlines() if line.strip()]
     tokens = [prompt_tokens(loaded.tokenizer, text) for text in texts]
     greedy = replace(GREEDY, max_tokens=settings.max_tokens, stop=settings.stop)
-    drafters: dict[str, list[Drafter]] = {
-        "lookup": [Lookup()],
-        "lookup and noise": [Lookup(), Noise(loaded.vocabulary)],
-    }
+    seconds = known_pass_seconds(loaded)
     planners: dict[str, Callable[[], Planner]] = {
         "lookup where it pays": lambda: Planner(seconds, [Lookup()]),
+        "lookup, any number": lambda: Reckless([Lookup()]),
+        "lookup and noise, any number": lambda: Reckless([Lookup(), Noise(loaded.vocabulary)]),
     }
-    for name, some in drafters.items():
-        planners[f"{name}, any number"] = partial(Reckless, some)
-    seconds = known_pass_seconds(loaded)
     different = 0
     for name, planner in planners.items():
         with progress(name, 2 * len(tokens), "texts") as advance:

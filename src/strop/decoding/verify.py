@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Any
 
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.generate import complete
@@ -65,10 +64,6 @@ class Comparison:
     guessed: int  #: guesses that were checked
     accepted: int  #: of these, right ones
     first_difference: int | None  #: index of the first token that differs; None if none does
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
 
 
 def compare(
