@@ -24,44 +24,48 @@ INLINE uint16_t to_half(float x) {
 }
 
 #if defined(__AVX512F__)
-INLINE Floats from_halves(const uint16_t* at) {
-  return bits_as<Floats>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))));
+INLINE Strip from_halves(const uint16_t* at) {
+  return bits_as<Strip>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))));
 }
-#elif defined(__F16C__)
-INLINE Floats from_halves(const uint16_t* at) {
-  struct Two { __m256 part[2]; };
-  const auto* from = reinterpret_cast<const __m128i*>(at);
-  return bits_as<Floats>(Two{_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from + 1))});
+INLINE Strip from_bytes(const int8_t* at) {
+  return bits_as<Strip>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)))));
+}
+#elif defined(__AVX2__)
+INLINE Strip from_halves(const uint16_t* at) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+}
+INLINE Strip from_bytes(const int8_t* at) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(at)));
 }
 #else
-INLINE Floats from_halves(const uint16_t* at) {
-  using Halves = uint16_t __attribute__((vector_size(32)));
+INLINE Strip from_halves(const uint16_t* at) {
+  using Halves = uint16_t __attribute__((vector_size(2 * kStrip)));
   Halves halves;
   std::memcpy(&halves, at, sizeof halves);
-  const Ints wide = __builtin_convertvector(halves, Ints), magnitude = wide & 0x7FFF;
-  const Floats normal = bits_as<Floats>((magnitude << 13) + (112 << 23));
-  const Floats subnormal = __builtin_convertvector(magnitude, Floats) * 0x1p-24f;
-  const Floats finite = magnitude < 0x400 ? subnormal : normal;
-  const Floats value = magnitude < 0x7C00 ? finite : broadcast(__builtin_nanf(""));  // see to_half
-  return bits_as<Floats>(bits_as<Ints>(value) | (wide & 0x8000) << 16);
+  const StripInts wide = __builtin_convertvector(halves, StripInts), magnitude = wide & 0x7FFF;
+  const Strip normal = bits_as<Strip>((magnitude << 13) + (112 << 23));
+  const Strip subnormal = __builtin_convertvector(magnitude, Strip) * 0x1p-24f;
+  const Strip finite = magnitude < 0x400 ? subnormal : normal;
+  const Strip value = magnitude < 0x7C00 ? finite : broadcast(__builtin_nanf(""));  // see to_half
+  return bits_as<Strip>(bits_as<StripInts>(value) | (wide & 0x8000) << 16);
 }
-#endif
-
-INLINE Floats from_bytes(const int8_t* at) {
-  using Bytes = int8_t __attribute__((vector_size(16)));
+INLINE Strip from_bytes(const int8_t* at) {
+  using Bytes = int8_t __attribute__((vector_size(kStrip)));
   Bytes bytes;
   std::memcpy(&bytes, at, sizeof bytes);
-  return __builtin_convertvector(bytes, Floats);
+  return __builtin_convertvector(bytes, Strip);
 }
+#endif
 
 // ---- Reading and writing a head ----------------------------------------------------------------
 
 struct Fp16 {
-  // Dimension d of the 16 keys of a tile; of one value, dimensions d to d + 15.
-  static INLINE Floats key(const Head& h, int64_t tile, int64_t d) {
-    return from_halves(reinterpret_cast<const uint16_t*>(h.keys) + (tile * h.size + d) * kKeys);
+  // Dimension d of the keys from a position on; of one value, the dimensions from d on.
+  static INLINE Strip key(const Head& h, int64_t position, int64_t d) {
+    const int64_t tile = position / kKeys;
+    return from_halves(reinterpret_cast<const uint16_t*>(h.keys) + (tile * h.size + d) * kKeys + position % kKeys);
   }
-  static INLINE Floats value(const Head& h, int64_t position, int64_t d) {
+  static INLINE Strip value(const Head& h, int64_t position, int64_t d) {
     return from_halves(reinterpret_cast<const uint16_t*>(h.values) + position * h.padded + d);
   }
   static void store(const Head& h, int64_t position, const float* key, const float* value) {
@@ -73,11 +77,12 @@ struct Fp16 {
 };
 
 struct Bfp8 {
-  static INLINE Floats key(const Head& h, int64_t tile, int64_t d) {
-    const auto* keys = reinterpret_cast<const int8_t*>(h.keys) + (tile * h.size + d) * kKeys;
-    return from_bytes(keys) * load(h.key_scales + (tile * h.blocks + d / kTile) * kKeys);
+  static INLINE Strip key(const Head& h, int64_t position, int64_t d) {
+    const int64_t tile = position / kKeys, lane = position % kKeys;
+    const auto* keys = reinterpret_cast<const int8_t*>(h.keys) + (tile * h.size + d) * kKeys + lane;
+    return from_bytes(keys) * strip(h.key_scales + (tile * h.blocks + d / kTile) * kKeys + lane);
   }
-  static INLINE Floats value(const Head& h, int64_t position, int64_t d) {
+  static INLINE Strip value(const Head& h, int64_t position, int64_t d) {
     const auto* values = reinterpret_cast<const int8_t*>(h.values) + position * h.padded + d;
     return from_bytes(values) * h.value_scales[position * h.blocks + d / kTile];
   }
@@ -103,47 +108,55 @@ struct Bfp8 {
 
 // ---- Attention ---------------------------------------------------------------------------------
 
-// Enough sums at once that none waits for its last addition.
-constexpr int tiles_together(int queries) { return queries == 1 ? kKeysPad / kKeys : 2; }
+// Strips of sums for each of so many queries: enough that none waits for its last addition, and at
+// most what there are registers for.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int kScoresTogether[] = {0, 8, 4, 4, 2, 2, 2}, kValuesTogether[] = {0, 8, 4, 4, 2, 2, 2};
+#else
+constexpr int kScoresTogether[] = {0, 4, 2, 2, 2, 2, 2}, kValuesTogether[] = {0, 4, 4, 4, 4, 4, 4};
+#endif
 
-// Scores of N queries with the keys of kTogether tiles.
+// Scores of N queries with some strips of keys.
 template <class Cache, int N>
-INLINE void score_tiles(const Head& h, const Query* queries, float factor, int64_t tile,
-                        float* scores, int64_t stride) {
-  constexpr int kTogether = tiles_together(N);
-  Floats sums[N][kTogether] = {};
-  for (int64_t d = 0; d < h.size; d++) {
-    Floats keys[kTogether];
-    for (int i = 0; i < kTogether; i++) keys[i] = Cache::key(h, tile + i, d);
-    for (int n = 0; n < N; n++)
-      for (int i = 0; i < kTogether; i++)
-        sums[n][i] = multiply_add(broadcast(queries[n].query[d]), keys[i], sums[n][i]);
-  }
+INLINE void score_strips(const Head& h, const Query* queries, float factor, int64_t position,
+                         float* scores, int64_t stride) {
+  constexpr int kTogether = kScoresTogether[N];
+  Strip sums[N][kTogether] = {};
+  for (int64_t d = 0; d < h.size; d++)
+    for (int i = 0; i < kTogether; i++) {
+      const Strip keys = Cache::key(h, position + i * kStrip, d);
+      for (int n = 0; n < N; n++)
+        sums[n][i] = multiply_add(broadcast(queries[n].query[d]), keys, sums[n][i]);
+    }
   for (int n = 0; n < N; n++)
     for (int i = 0; i < kTogether; i++)
-      store(scores + n * stride + (tile + i) * kKeys, sums[n][i] * factor);
+      store(scores + n * stride + position + i * kStrip, sums[n][i] * factor);
 }
 
-// Scores become weights, zero for positions that the query does not see; returns their sum.
+// Scores become weights, zero for positions that the query does not see; returns their sum. `low` and
+// `high` are multiples of sixteen.
 INLINE float soften(float* scores, int64_t low, int64_t high, int64_t first, int64_t last) {
-  const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  StripInts lane;
+  for (int i = 0; i < kStrip; i++) lane[i] = i;
   const auto seen = [&](int64_t at) {
     return (lane >= int32_t(first - at)) & (lane <= int32_t(last - at));
   };
-  Floats most = broadcast(-__builtin_inff());
-  for (int64_t at = low; at < high; at += kLanes)
-    most = larger(seen(at) ? load(scores + at) : most, most);
+  Strip most = broadcast(-__builtin_inff());
+  for (int64_t at = low; at < high; at += kStrip)
+    most = larger(seen(at) ? strip(scores + at) : most, most);
   const float top = largest(most);
-  Floats sums{};
-  for (int64_t at = low; at < high; at += kLanes) {
-    const Floats weight = seen(at) ? exponential(load(scores + at) - top) : Floats{};
-    store(scores + at, weight);
-    sums += weight;
-  }
+  Strip sums[kStrips] = {};
+  for (int64_t at = low; at < high; at += kLanes)
+    for (int s = 0; s < kStrips; s++) {
+      float* here = scores + at + s * kStrip;
+      const Strip weight = seen(at + s * kStrip) ? exponential(strip(here) - top) : Strip{};
+      store(here, weight);
+      sums[s] += weight;
+    }
   return sum(sums);
 }
 
-// Sums of the values of positions low..high, weighted, for N queries and V times 16 dimensions. A
+// Sums of the values of positions low..high, weighted, for N queries and V strips of dimensions. A
 // query leaves out what it does not see: a weight of zero would not make a number of a NaN.
 template <class Cache, int N, int V>
 INLINE void add_values(const Head& h, const Query* queries, const float* scores, int64_t stride,
@@ -153,13 +166,13 @@ INLINE void add_values(const Head& h, const Query* queries, const float* scores,
     all_from = queries[n].first > all_from ? queries[n].first : all_from;
     all_to = queries[n].last < all_to ? queries[n].last : all_to;
   }
-  Floats sums[N][V] = {};
+  Strip sums[N][V] = {};
   const auto add = [&](int64_t at, auto sees) __attribute__((always_inline)) {
-    Floats values[V];
-    for (int v = 0; v < V; v++) values[v] = Cache::value(h, at, d + v * kLanes);
+    Strip values[V];
+    for (int v = 0; v < V; v++) values[v] = Cache::value(h, at, d + v * kStrip);
     for (int n = 0; n < N; n++) {
       if (!sees(queries[n], at)) continue;
-      const Floats weight = broadcast(scores[n * stride + at]);
+      const Strip weight = broadcast(scores[n * stride + at]);
       for (int v = 0; v < V; v++) sums[n][v] = multiply_add(weight, values[v], sums[n][v]);
     }
   };
@@ -171,9 +184,9 @@ INLINE void add_values(const Head& h, const Query* queries, const float* scores,
   for (; at <= high; at++) add(at, some);
   for (int n = 0; n < N; n++)
     for (int v = 0; v < V; v++) {
-      const int64_t from = d + v * kLanes, count = h.size - from < kLanes ? h.size - from : kLanes;
-      const Floats mean = sums[n][v] / totals[n];
-      std::memcpy(queries[n].output + from, &mean, size_t(count) * sizeof(float));
+      const int64_t from = d + v * kStrip, count = h.size - from < kStrip ? h.size - from : kStrip;
+      const Strip mean = sums[n][v] / totals[n];
+      if (count > 0) std::memcpy(queries[n].output + from, &mean, size_t(count) * sizeof(float));
     }
 }
 
@@ -186,15 +199,16 @@ void attend_together(const Head& h, const Query* queries, float factor, float* s
     last = queries[n].last > last ? queries[n].last : last;
   }
   const int64_t low = first / kKeys * kKeys, high = last / kKeys * kKeys + kKeys;
-  for (int64_t tile = low / kKeys; tile * kKeys < high; tile += tiles_together(N))
-    score_tiles<Cache, N>(h, queries, factor, tile, scores, stride);
+  for (int64_t at = low; at < high; at += kScoresTogether[N] * kStrip)
+    score_strips<Cache, N>(h, queries, factor, at, scores, stride);
   float totals[N];
   for (int n = 0; n < N; n++)
     totals[n] = soften(scores + n * stride, low, high, queries[n].first, queries[n].last);
+  constexpr int V = kValuesTogether[N];
   int64_t d = 0;
-  for (; d + 4 * kLanes <= h.padded; d += 4 * kLanes)
-    add_values<Cache, N, 4>(h, queries, scores, stride, totals, first, last, d);
-  for (; d < h.padded; d += kLanes)
+  for (; d + V * kStrip <= h.padded; d += V * kStrip)
+    add_values<Cache, N, V>(h, queries, scores, stride, totals, first, last, d);
+  for (; d < h.padded; d += kStrip)
     add_values<Cache, N, 1>(h, queries, scores, stride, totals, first, last, d);
 }
 

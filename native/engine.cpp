@@ -2,51 +2,22 @@
 
 #include "engine.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
+
+#include "buffers.hpp"
 
 namespace strop {
 namespace {
 
 constexpr int64_t kRowsAtOnce = 22 * kRowGroup;  // more are computed in parts
 
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
 void demand(bool condition, const std::string& what) {
   if (!condition) throw std::invalid_argument(what);
 }
-
-// Zeroed, aligned memory.
-template <typename T>
-std::shared_ptr<T> zeros(int64_t count) {
-  const size_t bytes = size_t(round_up(count * int64_t(sizeof(T)), kLine));
-  void* memory = std::aligned_alloc(kLine, bytes ? bytes : kLine);
-  if (!memory) throw std::bad_alloc();
-  std::memset(memory, 0, bytes);
-  return {static_cast<T*>(memory), [](T* at) { std::free(at); }};
-}
-
-struct Blocks {  // owns Activations
-  std::shared_ptr<int8_t> codes;
-  std::shared_ptr<float> scales;
-  std::shared_ptr<int32_t> offsets;
-  Activations view;
-
-  Blocks(int64_t rows, int64_t cols) {
-    const int64_t tiles = round_up(cols, kTile) / kTile;
-    codes = zeros<int8_t>(rows * tiles * kTile);
-    scales = zeros<float>(rows * tiles);
-    offsets = zeros<int32_t>(rows * tiles * 3);
-    view = {rows, tiles, codes.get(), scales.get(), offsets.get()};
-  }
-};
 
 const char* const kNotNumbers = "the packed weights hold codes or scales that are not numbers";
 
@@ -72,94 +43,6 @@ void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x
       std::copy_n(out.get() + row * kPanel, count, y + row * tiles.rows + index * kPanel);
   }
 }
-
-// ---- Cache -------------------------------------------------------------------------------------
-
-Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
-    : engine_(std::move(engine)), format_(format) {
-  const Architecture& a = engine_->architecture();
-  const int64_t capacity = capacity_ = round_up(a.context, kKeysPad);
-  const int64_t size = format == CacheFormat::fp16 ? 2 : 1;
-  const int64_t blocks = round_up(a.head_dim, kTile) / kTile;
-  key_bytes_ = round_up(capacity * a.head_dim * size, kLine);
-  value_bytes_ = round_up(capacity * round_up(a.head_dim, kPanel) * size, kLine);
-  scale_bytes_ = format == CacheFormat::fp16 ? 0 : capacity * blocks * int64_t(sizeof(float));
-  head_bytes_ = key_bytes_ + value_bytes_ + 2 * scale_bytes_;
-  const size_t bytes = size_t(head_bytes_ * a.kv_heads * engine_->layers());
-  void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (start == MAP_FAILED) throw std::bad_alloc();
-  madvise(start, bytes, MADV_NOHUGEPAGE);  // each head fills from its start, a position at a time
-  memory_ = {static_cast<uint8_t*>(start), [bytes](uint8_t* at) { munmap(at, bytes); }};
-}
-
-int64_t Cache::nbytes() const {
-  const Architecture& a = engine_->architecture();
-  return head_bytes_ / capacity_ * length_ * a.kv_heads * engine_->layers();
-}
-
-void Cache::truncate(int64_t length) {
-  const std::lock_guard<std::mutex> held(engine_->lock_);
-  if (length < 0 || length > length_)
-    throw std::invalid_argument("cannot roll back " + std::to_string(length_.load()) + " tokens to " +
-                                std::to_string(length));
-  length_ = length;
-}
-
-Head Cache::head(int64_t layer, int64_t index) const {
-  const Architecture& a = engine_->architecture();
-  uint8_t* keys = memory_.get() + (layer * a.kv_heads + index) * head_bytes_;
-  uint8_t* values = keys + key_bytes_;
-  auto* scales = reinterpret_cast<float*>(values + value_bytes_);
-  return {keys, values, scales, scales + scale_bytes_ / int64_t(sizeof(float)), a.head_dim,
-          round_up(a.head_dim, kPanel), round_up(a.head_dim, kTile) / kTile};
-}
-
-// ---- Engine ------------------------------------------------------------------------------------
-
-// What a pass works in, for so many rows and positions. What is zero beyond the end of a row stays so.
-struct Engine::Buffers {
-  int64_t rows, longest;
-  int64_t hidden, qkv, attended, inner, scores_stride;  // numbers in a row
-  int64_t key_at, value_at;                             // of qkv
-  std::shared_ptr<float> x, normed, qkv_out, attention, out, gate, up, gated, cosines, sines, scores;
-  std::shared_ptr<uint8_t> scratch;
-  int64_t scratch_size, scores_size;
-  Blocks of_hidden, of_attention, of_inner;
-
-  Buffers(const Architecture& a, int64_t rows, int64_t longest, int threads, int64_t scratch_bytes)
-      : rows(rows),
-        longest(longest),
-        hidden(round_up(a.hidden, kTile)),
-        attended(round_up(a.heads * a.head_dim, kTile)),
-        inner(round_up(a.intermediate, kTile)),
-        scores_stride(round_up(longest, kKeysPad) + kKeysPad),
-        of_hidden(rows, a.hidden),
-        of_attention(rows, a.heads * a.head_dim),
-        of_inner(rows, a.intermediate) {
-    key_at = round_up(a.heads * a.head_dim, kPanel);
-    value_at = key_at + round_up(a.kv_heads * a.head_dim, kPanel);
-    qkv = value_at + round_up(a.kv_heads * a.head_dim, kPanel);
-    x = zeros<float>(rows * hidden);
-    normed = zeros<float>(rows * hidden);
-    out = zeros<float>(rows * hidden);
-    qkv_out = zeros<float>(rows * qkv);
-    attention = zeros<float>(rows * attended);
-    gate = zeros<float>(rows * inner);
-    up = zeros<float>(rows * inner);
-    gated = zeros<float>(rows * inner);
-    cosines = zeros<float>(rows * int64_t(a.frequencies.size()));
-    sines = zeros<float>(rows * int64_t(a.frequencies.size()));
-    scores_size = kQueries * scores_stride;
-    scores = zeros<float>(threads * scores_size);
-    scratch_size = round_up(scratch_bytes, kLine);
-    scratch = zeros<uint8_t>(threads * scratch_size);
-  }
-
-  void use_rows(int64_t count) {
-    for (Blocks* of : {&of_hidden, &of_attention, &of_inner}) of->view.rows = count;
-  }
-};
 
 Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPointer embedding,
                MatrixPointer head, std::vector<float> final_norm, int threads)

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cache.hpp"
 #include "engine_kernels.hpp"
 #include "threads.hpp"
 #include "tiles.hpp"
@@ -29,30 +30,6 @@ struct Architecture {
   float norm_epsilon;
   std::vector<float> frequencies;  // angle per position of each rotated pair of dimensions
   float rotary_scale;              // of sine and cosine
-};
-
-class Engine;
-
-// Keys and values of one sequence, in memory for the whole context that is taken as it fills.
-class Cache {
- public:
-  Cache(std::shared_ptr<Engine> engine, CacheFormat format);
-
-  int64_t length() const { return length_; }
-  int64_t nbytes() const;         // of the positions in use
-  void truncate(int64_t length);  // waits for the end of a pass
-  CacheFormat format() const { return format_; }
-  Head head(int64_t layer, int64_t head) const;
-  const Engine* engine() const { return engine_.get(); }
-
- private:
-  friend class Engine;
-  std::shared_ptr<Engine> engine_;
-  CacheFormat format_;
-  int64_t capacity_;  // positions that there is room for
-  std::atomic<int64_t> length_ = 0;
-  int64_t key_bytes_, value_bytes_, scale_bytes_, head_bytes_;
-  std::shared_ptr<uint8_t> memory_;
 };
 
 // y = x * matrix^T for rows of numbers, which are quantized on the way; by one thread. Throws

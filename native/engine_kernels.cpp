@@ -30,7 +30,8 @@ template <int Bits, int First, int R, int... G>
 INLINE void add_groups(Sums (&sums)[R], const uint8_t* tile, const Table& entries,
                        const int8_t* x, std::integer_sequence<int, G...>) {
   const auto add = [&](const Line& integers, int g) __attribute__((always_inline)) {
-    for (int r = 0; r < R; r++) sums[r] = dot(sums[r], integers, x + r * kTile + 4 * g);
+    const Factors weights = factors(integers);
+    for (int r = 0; r < R; r++) sums[r] = dot(sums[r], weights, x + r * kTile + 4 * g);
   };
   (add(lookup<Bits, First + G>(tile, entries), First + G), ...);
 }
@@ -86,7 +87,7 @@ using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, in
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 constexpr int kMostRows = kRowGroup;
 #elif defined(__AVX2__)
-constexpr int kMostRows = 4;
+constexpr int kMostRows = 6;
 #else
 constexpr int kMostRows = 1;
 #endif

@@ -12,65 +12,132 @@
 namespace strop {
 namespace {
 
+// As many floats as a register holds, of the sixteen that are worked on side by side. (GCC would keep
+// vectors that are wider than a register in memory.)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int kStrip = 8;
+#else
+constexpr int kStrip = kLanes;
+#endif
+constexpr int kStrips = kLanes / kStrip;
+
+using Strip = float __attribute__((vector_size(4 * kStrip)));
+using StripInts = int32_t __attribute__((vector_size(4 * kStrip)));
+
 #if defined(__AVX512F__)
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
-  return bits_as<Floats>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
+INLINE Strip broadcast(float x) { return bits_as<Strip>(_mm512_set1_ps(x)); }
+INLINE Strip multiply_add(Strip a, Strip b, Strip c) {
+  return bits_as<Strip>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
 }
 #elif defined(__AVX2__)
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
-  struct Halves { __m256 part[2]; };
-  const Halves x = bits_as<Halves>(a), y = bits_as<Halves>(b), z = bits_as<Halves>(c);
-  return bits_as<Floats>(Halves{_mm256_fmadd_ps(x.part[0], y.part[0], z.part[0]),
-                                _mm256_fmadd_ps(x.part[1], y.part[1], z.part[1])});
-}
+INLINE Strip broadcast(float x) { return _mm256_set1_ps(x); }
+INLINE Strip multiply_add(Strip a, Strip b, Strip c) { return _mm256_fmadd_ps(a, b, c); }
 #else
-INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
-  for (int i = 0; i < kLanes; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+INLINE Strip broadcast(float x) { return Strip{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+INLINE Strip multiply_add(Strip a, Strip b, Strip c) {
+  for (int i = 0; i < kStrip; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
   return c;
 }
 #endif
 
-INLINE Floats broadcast(float x) { return Floats{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
-INLINE void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
-INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+INLINE Strip strip(const float* at) { Strip x; std::memcpy(&x, at, sizeof x); return x; }
+INLINE void store(float* to, Strip x) { std::memcpy(to, &x, sizeof x); }
+INLINE Strip larger(Strip a, Strip b) { return a > b ? a : b; }
+INLINE StripInts nearest(Strip x) { return bits_as<StripInts>(x + 0x1.8p23f) - 0x4B400000; }  // round_even
 
-INLINE float sum(Floats x) {
+INLINE float sum(const Strip (&strips)[kStrips]) {
+  float x[kLanes];
+  std::memcpy(x, strips, sizeof x);
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; i++) x[i] += x[i + half];
   return x[0];
 }
-INLINE float largest(Floats x) {
+INLINE float largest(Strip x) {
   float most = x[0];
-  for (int i = 1; i < kLanes; i++) most = x[i] > most ? x[i] : most;
+  for (int i = 1; i < kStrip; i++) most = x[i] > most ? x[i] : most;
   return most;
 }
 
 // exp(x) within two units of the last place; 0 below -87, exp(88) above 88, NaN of NaN. x = n ln 2 + r
 // with |r| <= ln(2) / 2, and the Taylor series of exp(r).
-INLINE Floats exponential(Floats x) {
-  const Ints number = x == x;
-  const Floats nan = x;
-  const Ints tiny = x < -87.0f;
+INLINE Strip exponential(Strip x) {
+  const StripInts number = x == x;
+  const Strip nan = x;
+  const StripInts tiny = x < -87.0f;
   x = x < 88.0f ? x : broadcast(88.0f);
-  x = tiny ? Floats{} : x;
-  const Ints n = round_even(x * 0x1.715476p+0f);
-  const Floats whole = __builtin_convertvector(n, Floats);
-  Floats r = multiply_add(whole, broadcast(-0x1.62e400p-1f), x);
+  x = tiny ? Strip{} : x;
+  const StripInts n = nearest(x * 0x1.715476p+0f);
+  const Strip whole = __builtin_convertvector(n, Strip);
+  Strip r = multiply_add(whole, broadcast(-0x1.62e400p-1f), x);
   r = multiply_add(whole, broadcast(-0x1.7f7d1cp-20f), r);
-  Floats y = broadcast(1.0f / 720);
+  Strip y = broadcast(1.0f / 720);
   for (const float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
     y = multiply_add(y, r, broadcast(term));
-  y = bits_as<Floats>(bits_as<Ints>(y) + (n << 23));
-  y = tiny ? Floats{} : y;
+  y = bits_as<Strip>(bits_as<StripInts>(y) + (n << 23));
+  y = tiny ? Strip{} : y;
   return number ? y : nan;
 }
+
+// ---- Thirty-two numbers become integers of eight bits ------------------------------------------
+
+using Thirty2 = StripInts[2 * kStrips];
+
+#if defined(__AVX2__)
+INLINE int32_t largest_of(__m256i v) {
+  __m128i most = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4E));
+  return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 0xB1)));
+}
+#if defined(__AVX512F__)
+INLINE int32_t largest_of(StripInts v) { return _mm512_reduce_max_epi32(bits_as<__m512i>(v)); }
+INLINE __m256i bytes(const Thirty2& v) {
+  return _mm256_set_m128i(_mm512_cvtepi32_epi8(bits_as<__m512i>(v[1])),
+                          _mm512_cvtepi32_epi8(bits_as<__m512i>(v[0])));
+}
+#else
+INLINE int32_t largest_of(StripInts v) { return largest_of(bits_as<__m256i>(v)); }
+INLINE __m256i bytes(const Thirty2& v) {
+  const auto pair = [&](int i) {
+    return _mm256_packs_epi32(bits_as<__m256i>(v[i]), bits_as<__m256i>(v[i + 1]));
+  };
+  const __m256i fours = _mm256_packs_epi16(pair(0), pair(2));  // 0 8 16 24 4 12 20 28
+  return _mm256_permutevar8x32_epi32(fours, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+#endif
+// Writes the integers, and sums of the first 16 and of the others.
+INLINE void put_bytes(const Thirty2& v, int8_t* codes, int32_t* sums) {
+  const __m256i all = bytes(v);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), all);
+  __m256i fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), all), _mm256_set1_epi16(1));
+  fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4E));
+  fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0xB1));
+  sums[0] = _mm256_cvtsi256_si32(fours);
+  sums[1] = _mm256_extract_epi32(fours, 4);
+}
+#else
+INLINE int32_t largest_of(StripInts v) { return largest_lane(v); }
+INLINE void put_bytes(const Thirty2& v, int8_t* codes, int32_t* sums) {
+  for (int half = 0; half < 2; half++) {
+    sums[half] = 0;
+    for (int i = 0; i < kLanes; i++) {
+      codes[half * kLanes + i] = int8_t(v[half][i]);
+      sums[half] += v[half][i];
+    }
+  }
+}
+#endif
 
 // Quantize 32 numbers to integers and return their scale, largest magnitude / 127; NaN if one of
 // them is not finite. `sums` gets the sums of the first 16 integers and of the others.
 INLINE float quantize_32(const float* x, int8_t* codes, int32_t* sums) {
-  using Bytes = int8_t __attribute__((vector_size(16)));
-  const Floats v[2] = {load(x), load(x + kLanes)};
-  const int32_t bits = largest_lane(larger(magnitude_bits(v[0]), magnitude_bits(v[1])));
+  Strip v[2 * kStrips];
+  StripInts most{};
+  for (int i = 0; i < 2 * kStrips; i++) {
+    v[i] = strip(x + i * kStrip);
+    const StripInts magnitude = bits_as<StripInts>(v[i]) & 0x7FFFFFFF;
+    most = most > magnitude ? most : magnitude;
+  }
+  const int32_t bits = largest_of(most);
   if (bits >= kInfinity) {
     std::memset(codes, 0, 2 * kLanes);
     sums[0] = sums[1] = 0;
@@ -78,37 +145,25 @@ INLINE float quantize_32(const float* x, int8_t* codes, int32_t* sums) {
   }
   const float amax = bits_as<float>(bits);
   const float inverse = amax > 0x1p-120f ? 127.0f / amax : 0.0f;
-  Bytes all[2];
-  for (int half = 0; half < 2; half++) {
-    all[half] = __builtin_convertvector(round_even(v[half] * inverse), Bytes);
-    std::memcpy(codes + half * kLanes, &all[half], sizeof all[half]);
-  }
-#ifdef __AVX512VNNI__
-  __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1),
-                                      _mm256_set_m128i(bits_as<__m128i>(all[1]),
-                                                       bits_as<__m128i>(all[0])));
-  fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4E));
-  fours = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0xB1));
-  sums[0] = _mm256_cvtsi256_si32(fours);
-  sums[1] = _mm256_extract_epi32(fours, 4);
-#else
-  for (int half = 0; half < 2; half++) {
-    sums[half] = 0;
-    for (int i = 0; i < kLanes; i++) sums[half] += all[half][i];
-  }
-#endif
+  Thirty2 integers;
+  for (int i = 0; i < 2 * kStrips; i++) integers[i] = nearest(v[i] * inverse);
+  put_bytes(integers, codes, sums);
   return amax / 127.0f;
 }
 
 // x / sqrt(mean(x^2) + epsilon) * weight.
 void rms_norm(const float* x, const float* weight, int64_t size, float epsilon, float* y) {
-  Floats squares{};
+  Strip squares[kStrips] = {};
+  const auto add = [&](const float* at) __attribute__((always_inline)) {
+    for (int s = 0; s < kStrips; s++)
+      squares[s] = multiply_add(strip(at + s * kStrip), strip(at + s * kStrip), squares[s]);
+  };
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) squares = multiply_add(load(x + i), load(x + i), squares);
+  for (; i + kLanes <= size; i += kLanes) add(x + i);
   if (i < size) {
-    Floats rest{};
-    std::memcpy(&rest, x + i, size_t(size - i) * sizeof(float));
-    squares = multiply_add(rest, rest, squares);
+    float rest[kLanes] = {};
+    std::memcpy(rest, x + i, size_t(size - i) * sizeof(float));
+    add(rest);
   }
   const float scale = 1.0f / __builtin_sqrtf(sum(squares) / float(size) + epsilon);
   for (i = 0; i < size; i++) y[i] = x[i] * scale * weight[i];
@@ -129,9 +184,9 @@ void rotate(float* x, const float* cosines, const float* sines, int64_t pairs) {
 
 // silu(gate) * up, for sizes up to a multiple of 16.
 void gate(const float* gate, const float* up, int64_t size, float* y) {
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const Floats g = load(gate + i);
-    store(y + i, g / (1.0f + exponential(-g)) * load(up + i));
+  for (int64_t i = 0; i < size; i += kStrip) {
+    const Strip g = strip(gate + i);
+    store(y + i, g / (1.0f + exponential(-g)) * strip(up + i));
   }
 }
 

@@ -2,7 +2,8 @@
 //
 // A Line is kWidth * 4 bytes of a tile; four bytes of it, a lane, belong to one row. `lookup` turns
 // the codes of column group G of a tile into integers + 128, without sign as the processor's dot
-// product wants them; what that adds to the sums is taken off beforehand, by `start`.
+// product wants them; what that adds to the sums is taken off beforehand, by `start`. `factors` is what
+// `dot` multiplies by: the integers, in the form that the processor has instructions for.
 #pragma once
 
 #include "lanes.hpp"
@@ -43,6 +44,8 @@ INLINE Line lookup(const uint8_t* tile, Table table) {
   }
   return _mm512_permutexvar_epi8(index, table);
 }
+using Factors = Line;
+INLINE Factors factors(Line integers) { return integers; }
 INLINE Sums start(int32_t offset) { return _mm512_set1_epi32(offset); }
 // In assembly, because GCC would load the four numbers by an instruction of its own.
 INLINE Sums dot(Sums sums, Line integers, const int8_t* x) {
@@ -106,6 +109,8 @@ INLINE Line lookup(const uint8_t* tile, const Table& table) {
   return choose(first, second, _mm256_slli_epi16(upper, 6 - bit));
 }
 #if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
+using Factors = Line;
+INLINE Factors factors(Line integers) { return integers; }
 INLINE Sums start(int32_t offset) { return _mm256_set1_epi32(offset); }
 INLINE Sums dot(Sums sums, Line integers, const int8_t* x) {
   int32_t four;
@@ -113,15 +118,24 @@ INLINE Sums dot(Sums sums, Line integers, const int8_t* x) {
   return _mm256_dpbusd_epi32(sums, integers, _mm256_set1_epi32(four));
 }
 #else
-// Products of pairs are added in 16 bits, which |integer| * x never leaves: 2 * 128 * 127 < 2**15.
+// Unsigned times signed, so the weights' signs go to the activations. Products of pairs are added in
+// 16 bits, which |integer| * x never leaves: 2 * 128 * 127 < 2**15.
+struct Factors { Line integers, magnitudes; };
+INLINE Factors factors(Line integers) {
+  const Line without_128 = _mm256_xor_si256(integers, _mm256_set1_epi8(-128));
+  return {without_128, _mm256_abs_epi8(without_128)};
+}
 INLINE Sums start(int32_t) { return _mm256_setzero_si256(); }
-INLINE Sums dot(Sums sums, Line integers, const int8_t* x) {
-  int32_t four;
-  std::memcpy(&four, x, sizeof four);
-  const Line weights = _mm256_xor_si256(integers, _mm256_set1_epi8(-128));
-  const Line pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights),
-                                          _mm256_sign_epi8(_mm256_set1_epi32(four), weights));
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+// In assembly, because GCC would add the products of a tile as a tree, and keep them in memory till then.
+INLINE Sums dot(Sums sums, const Factors& w, const int8_t* x) {
+  using Four = const int8_t[4];
+  Line products;
+  asm("vpbroadcastd %2, %1\n\tvpsignb %3, %1, %1\n\tvpmaddubsw %1, %4, %1\n\t"
+      "vpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+      : "+x"(sums), "=&x"(products)
+      : "m"(*reinterpret_cast<Four*>(x)), "x"(w.integers), "x"(w.magnitudes),
+        "x"(_mm256_set1_epi16(1)));
+  return sums;
 }
 #endif
 INLINE Wide to_float(Sums sums) { return _mm256_cvtepi32_ps(sums); }
@@ -166,6 +180,8 @@ INLINE Line lookup(const uint8_t* tile, Table table) {
   }
   return integers;
 }
+using Factors = Line;
+INLINE const Factors& factors(const Line& integers) { return integers; }
 INLINE Sums start(int32_t offset) {
   Sums sums;
   for (int32_t& lane : sums.lane) lane = offset;

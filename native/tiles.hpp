@@ -21,6 +21,8 @@ constexpr int kPanel = 16;  // rows
 constexpr int kTile = 32;   // columns
 constexpr int kLine = 64;   // bytes
 
+constexpr int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+
 // What the kernels need to know of a matrix. Its values are
 //   factor * scale(block) * (table[code] - 128).
 struct Tiles {

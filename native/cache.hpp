@@ -1,0 +1,36 @@
+// The keys and values of a sequence.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "engine_kernels.hpp"
+
+namespace strop {
+
+class Engine;
+
+// Keys and values of one sequence, in memory for the whole context that is taken as it fills.
+class Cache {
+ public:
+  Cache(std::shared_ptr<Engine> engine, CacheFormat format);
+
+  int64_t length() const { return length_; }
+  int64_t nbytes() const;         // of the positions in use
+  void truncate(int64_t length);  // waits for the end of a pass
+  CacheFormat format() const { return format_; }
+  Head head(int64_t layer, int64_t head) const;
+  const Engine* engine() const { return engine_.get(); }
+
+ private:
+  friend class Engine;
+  std::shared_ptr<Engine> engine_;
+  CacheFormat format_;
+  int64_t capacity_;  // positions that there is room for
+  std::atomic<int64_t> length_ = 0;
+  int64_t key_bytes_, value_bytes_, scale_bytes_, head_bytes_;
+  std::shared_ptr<uint8_t> memory_;
+};
+
+}  // namespace strop
