@@ -28,7 +28,7 @@ void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x
   const Tiles& tiles = matrix.tiles();
   const Blocks blocks(rows, tiles.cols);
   const auto padded = zeros<float>(tiles.tiles * kTile), out = zeros<float>(rows * kPanel);
-  const auto widened = zeros<uint8_t>(tiles.tiles * kTile * kPanel);
+  const auto widened = zeros<uint8_t>(tiles.tiles * kWidenedBytes);
   const auto streamed = zeros<uint8_t>(matrix.scratch_bytes());
   for (int64_t row = 0; row < rows; row++) {
     std::copy_n(x + row * tiles.cols, tiles.cols, padded.get());
@@ -67,7 +67,7 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
            std::string(name) + " has not the length that the architecture gives");
   };
   const auto needs = [&](const MatrixPointer& m) {
-    const int64_t widened = m->tiles().tiles * kTile * kPanel;
+    const int64_t widened = m->tiles().tiles * kWidenedBytes;
     scratch_bytes_ = std::max(scratch_bytes_, widened + m->scratch_bytes());
   };
   shape("embedding", embedding_, a.vocabulary, a.hidden);
@@ -146,7 +146,7 @@ void Engine::multiply(const std::vector<Product>& products, const Activations& a
   const int64_t at_once = std::clamp<int64_t>(panels / (8 * threads()), 1, 64);
   pool_.run((panels + at_once - 1) / at_once, [&](int64_t task, int thread) {
     uint8_t* widened = b.scratch.get() + thread * b.scratch_size;
-    uint8_t* streamed = widened + a.tiles * kTile * kPanel;
+    uint8_t* streamed = widened + a.tiles * kWidenedBytes;
     const int64_t end = std::min(panels, (task + 1) * at_once);
     size_t which = 0;
     int64_t before = 0;

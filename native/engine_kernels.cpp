@@ -29,11 +29,10 @@ void quantize(const float* x, const Activations& to, int64_t row) {
 template <int Bits, int First, int R, int... G>
 INLINE void add_groups(Sums (&sums)[R], const uint8_t* tile, const Table& entries,
                        const int8_t* x, std::integer_sequence<int, G...>) {
-  const auto add = [&](const Line& integers, int g) __attribute__((always_inline)) {
-    const Factors weights = factors(integers);
+  const auto add = [&](const Factors& weights, int g) __attribute__((always_inline)) {
     for (int r = 0; r < R; r++) sums[r] = dot(sums[r], weights, x + r * kTile + 4 * g);
   };
-  (add(lookup<Bits, First + G>(tile, entries), First + G), ...);
+  (add(factors<Bits, First + G>(tile, entries), First + G), ...);
 }
 
 // Sums of R rows over one block of a tile, and their place in the total. `codes` is the tile,
@@ -60,24 +59,20 @@ void multiply_rows(const Tiles& w, const Panel& panel, const Activations& a, int
                    float* out, int64_t stride) {
   const Table entries = table(w.table);
   const int64_t step = a.step(row);
-  for (int part = 0; part < kParts; part++) {
-    const uint8_t* codes = panel.codes + part * kWidth * 4;
-    const uint8_t* scale = panel.scales + part * kWidth;
-    int64_t at = a.first(row);
-    Wide total[R];
-    for (int r = 0; r < R; r++) total[r] = zero();
-    for (int64_t tile = 0; tile < a.tiles; tile++) {
-      for (int i = 0; i < Bits; i++) __builtin_prefetch(codes + kAhead + i * kLine);
-      add_block<Bits, Block, 0, R>(total, w, codes, scale, entries, a, at);
-      if constexpr (Block == 16)
-        add_block<Bits, Block, 1, R>(total, w, codes, scale, entries, a, at);
-      codes += kLine * Bits;
-      scale += kPanel * (kTile / Block);
-      at += step;
-    }
-    for (int r = 0; r < R; r++)
-      put(out + (row + r) * stride + part * kWidth, times(total[r], w.factor));
+  const uint8_t *codes = panel.codes, *scale = panel.scales;
+  int64_t at = a.first(row);
+  Wide total[R];
+  for (int r = 0; r < R; r++) total[r] = zero();
+  for (int64_t tile = 0; tile < a.tiles; tile++) {
+    for (int i = 0; i < Bits; i++) __builtin_prefetch(codes + kAhead + i * kLine);
+    add_block<Bits, Block, 0, R>(total, w, codes, scale, entries, a, at);
+    if constexpr (Block == 16)
+      add_block<Bits, Block, 1, R>(total, w, codes, scale, entries, a, at);
+    codes += kLine * Bits;
+    scale += kPanel * (kTile / Block);
+    at += step;
   }
+  for (int r = 0; r < R; r++) put(out + (row + r) * stride, times(total[r], w.factor));
 }
 
 using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, int64_t, float*,
@@ -87,7 +82,7 @@ using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, in
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 constexpr int kMostRows = kRowGroup;
 #elif defined(__AVX2__)
-constexpr int kMostRows = 6;
+constexpr int kMostRows = 4;
 #else
 constexpr int kMostRows = 1;
 #endif
@@ -109,45 +104,41 @@ MultiplyRows kernel(const Tiles& w, int rows) {
     case 4: return kernel<4>(w, rows);
     case 5: return kernel<5>(w, rows);
     case 6: return kernel<6>(w, rows);
-    default: return kernel<8>(w, rows);
+    case 8: return kernel<8>(w, rows);
+    default: return kernel<kWidened>(w, rows);
   }
 }
 
 template <int Bits, int... G>
-void widen_tile(const uint8_t* tile, const Table& entries, uint8_t* out, int part,
-                std::integer_sequence<int, G...>) {
-  const auto store = [&](const Line& integers, int g) {
-    std::memcpy(out + g * kLine + part * kWidth * 4, &integers, kWidth * 4);
-  };
-  (store(lookup<Bits, G>(tile + part * kWidth * 4, entries), G), ...);
+void widen_tiles(const Tiles& w, const uint8_t* codes, uint8_t* out, std::integer_sequence<int, G...>) {
+  const Table entries = table(w.table);
+  for (int64_t tile = 0; tile < w.tiles; tile++, codes += kLine * Bits, out += kLine * kWidened)
+    (widen<G>(factors<Bits, G>(codes, entries), out), ...);
 }
 
 template <int Bits>
-void widen(const Tiles& w, const uint8_t* codes, uint8_t* out) {
-  const Table entries = table(w.table);
-  for (int64_t tile = 0; tile < w.tiles; tile++)
-    for (int part = 0; part < kParts; part++)
-      widen_tile<Bits>(codes + tile * kLine * Bits, entries, out + tile * kLine * 8, part,
-                       std::make_integer_sequence<int, 8>());
+void widen_panel(const Tiles& w, const uint8_t* codes, uint8_t* out) {
+  widen_tiles<Bits>(w, codes, out, std::make_integer_sequence<int, 8>());
 }
 
 // With many rows it pays to look the integers of a panel up only once.
-constexpr int64_t kManyRows = 2 * kMostRows + 1;
+constexpr int64_t kManyRows = 2 * kRowGroup + 1;
 
 void multiply(const Tiles& tiles, Panel panel, const Activations& a, uint8_t* scratch, float* out,
               int64_t stride) {
-  if (a.rows >= kManyRows && tiles.bits < 8) {
-    if (tiles.bits == 4) widen<4>(tiles, panel.codes, scratch);
-    else if (tiles.bits == 5) widen<5>(tiles, panel.codes, scratch);
-    else widen<6>(tiles, panel.codes, scratch);
-    Tiles wide = tiles;
-    wide.bits = 8;
-    return multiply(wide, {scratch, panel.scales, true}, a, nullptr, out, stride);
+  Tiles w = tiles;
+  if (a.rows >= kManyRows && w.bits < kWidened) {
+    if (w.bits == 4) widen_panel<4>(w, panel.codes, scratch);
+    else if (w.bits == 5) widen_panel<5>(w, panel.codes, scratch);
+    else if (w.bits == 6) widen_panel<6>(w, panel.codes, scratch);
+    else widen_panel<8>(w, panel.codes, scratch);
+    w.bits = kWidened;
+    panel.codes = scratch;
   }
   for (int64_t row = 0; row < a.rows;) {
     const int64_t rest = a.step(row) - row % kRowGroup;  // of the group
     const int count = int(rest < kMostRows ? rest : kMostRows);
-    kernel(tiles, count)(tiles, panel, a, row, out, stride);
+    kernel(w, count)(w, panel, a, row, out, stride);
     row += count;
   }
 }

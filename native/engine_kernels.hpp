@@ -13,6 +13,8 @@ namespace strop {
 // ones, and so on: so a kernel that works on several rows needs one address.
 constexpr int64_t kRowGroup = 12;
 
+constexpr int64_t kWidenedBytes = 16 * kLine;  // that a tile takes at most when codes are looked up
+
 struct Activations {
   int64_t rows, tiles;  // tiles: blocks of a row
   int8_t* codes;        // 32 of each block
@@ -57,7 +59,7 @@ struct EngineKernels {
   // 32 * tiles numbers become a row.
   void (*quantize)(const float* x, const Activations& to, int64_t row);
   // out[row * stride + r] for the rows of activations and the 16 rows of a panel. `scratch` is room
-  // for the panel in eight bits: 16 * 32 * tiles bytes, aligned.
+  // for a widened panel: kWidenedBytes for each tile, aligned.
   void (*multiply)(const Tiles&, Panel, const Activations&, uint8_t* scratch, float* out,
                    int64_t stride);
   void (*rms_norm)(const float* x, const float* weight, int64_t size, float epsilon, float* y);
