@@ -8,6 +8,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "engine.hpp"
 
@@ -29,6 +30,14 @@ Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
   if (start == MAP_FAILED) throw std::bad_alloc();
   madvise(start, bytes, MADV_NOHUGEPAGE);  // each head fills from its start, a position at a time
   memory_ = {static_cast<uint8_t*>(start), [bytes](uint8_t* at) { munmap(at, bytes); }};
+}
+
+bool Cache::fits(const Engine& engine) const {
+  const auto shape = [](const Engine& e) {
+    const Architecture& a = e.architecture();
+    return std::tuple(a.heads, a.kv_heads, a.head_dim, a.context, e.layers());
+  };
+  return engine_.get() == &engine || shape(*engine_) == shape(engine);
 }
 
 int64_t Cache::nbytes() const {

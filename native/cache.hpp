@@ -21,7 +21,8 @@ class Cache {
   void truncate(int64_t length);  // waits for the end of a pass
   CacheFormat format() const { return format_; }
   Head head(int64_t layer, int64_t head) const;
-  const Engine* engine() const { return engine_.get(); }
+  // Whether an engine can work on it: that of the same network, perhaps with weights of less precision.
+  bool fits(const Engine& engine) const;
 
  private:
   friend class Engine;

@@ -3,6 +3,7 @@
 #include "engine.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -18,8 +19,6 @@ constexpr int64_t kRowsAtOnce = 22 * kRowGroup;  // more are computed in parts
 void demand(bool condition, const std::string& what) {
   if (!condition) throw std::invalid_argument(what);
 }
-
-const char* const kNotNumbers = "the packed weights hold codes or scales that are not numbers";
 
 }  // namespace
 
@@ -42,6 +41,35 @@ void multiply(const EngineKernels& kernels, const Matrix& matrix, const float* x
     for (int64_t row = 0; row < rows; row++)
       std::copy_n(out.get() + row * kPanel, count, y + row * tiles.rows + index * kPanel);
   }
+}
+
+bool multiply(Pool& pool, const EngineKernels& kernels, const std::vector<Product>& products,
+              const Activations& a, int64_t stride, uint8_t* scratch, int64_t scratch_size) {
+  int64_t panels = 0;
+  for (const Product& product : products) panels += product.matrix->tiles().panels;
+  const int64_t at_once = std::clamp<int64_t>(panels / (8 * pool.threads()), 1, 64);
+  std::atomic<bool> valid{true};
+  pool.run((panels + at_once - 1) / at_once, [&](int64_t task, int thread) {
+    uint8_t* widened = scratch + thread * scratch_size;
+    uint8_t* streamed = widened + a.tiles * kWidenedBytes;
+    const int64_t end = std::min(panels, (task + 1) * at_once);
+    size_t which = 0;
+    int64_t before = 0;
+    for (int64_t index = task * at_once; index < end; index++) {
+      while (index - before >= products[which].matrix->tiles().panels)
+        before += products[which++].matrix->tiles().panels;
+      const Matrix& matrix = *products[which].matrix;
+      const Panel panel = matrix.panel(index - before, streamed);
+      if (!panel.valid) valid = false;
+      kernels.multiply(matrix.tiles(), panel, a, widened,
+                       products[which].out + (index - before) * kPanel, stride);
+    }
+  });
+  return valid;
+}
+
+int64_t scratch_bytes(const Matrix& matrix) {
+  return matrix.tiles().tiles * kWidenedBytes + matrix.scratch_bytes();
 }
 
 Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPointer embedding,
@@ -67,8 +95,7 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
            std::string(name) + " has not the length that the architecture gives");
   };
   const auto needs = [&](const MatrixPointer& m) {
-    const int64_t widened = m->tiles().tiles * kWidenedBytes;
-    scratch_bytes_ = std::max(scratch_bytes_, widened + m->scratch_bytes());
+    scratch_bytes_ = std::max(scratch_bytes_, strop::scratch_bytes(*m));
   };
   shape("embedding", embedding_, a.vocabulary, a.hidden);
   shape("head", head_, a.vocabulary, a.hidden);
@@ -101,14 +128,14 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
 Engine::~Engine() = default;
 
 void Engine::forward(const EngineKernels& kernels, const std::vector<Cache*>& caches,
-                     const std::vector<Tokens>& tokens, int64_t last, float* logits) {
+                     const std::vector<Tokens>& tokens, int64_t last, float* logits, float* states) {
   const std::lock_guard<std::mutex> held(lock_);
   const PlainFloats plain;
   demand(caches.size() == tokens.size(), "as many sequences as lists of tokens");
   std::vector<Row> rows;
   int64_t wanted = 0;
   for (size_t i = 0; i < caches.size(); i++) {
-    demand(caches[i] && caches[i]->engine() == this, "a cache of another model");
+    demand(caches[i] && caches[i]->fits(*this), "a cache of another model");
     demand(std::count(caches.begin(), caches.end(), caches[i]) == 1, "a sequence appears twice");
     const int64_t count = tokens[i].count, start = caches[i]->length();
     demand(count <= architecture_.context - start, "the context is full");
@@ -122,7 +149,7 @@ void Engine::forward(const EngineKernels& kernels, const std::vector<Cache*>& ca
   broken_ = false;
   for (size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
     const auto from = rows.begin() + int64_t(first);
-    run_rows({from, rows.end() - from > kRowsAtOnce ? from + kRowsAtOnce : rows.end()}, logits);
+    run_rows({from, rows.end() - from > kRowsAtOnce ? from + kRowsAtOnce : rows.end()}, logits, states);
   }
   if (broken_) throw std::runtime_error(kNotNumbers);
   for (size_t i = 0; i < caches.size(); i++) caches[i]->length_ += tokens[i].count;
@@ -138,28 +165,10 @@ void Engine::over_rows(int64_t rows, const Work& work) {
   });
 }
 
-// Products of the same activations; out[row * stride + r].
 void Engine::multiply(const std::vector<Product>& products, const Activations& a, int64_t stride,
                       Buffers& b) {
-  int64_t panels = 0;
-  for (const Product& product : products) panels += product.matrix->tiles().panels;
-  const int64_t at_once = std::clamp<int64_t>(panels / (8 * threads()), 1, 64);
-  pool_.run((panels + at_once - 1) / at_once, [&](int64_t task, int thread) {
-    uint8_t* widened = b.scratch.get() + thread * b.scratch_size;
-    uint8_t* streamed = widened + a.tiles * kWidenedBytes;
-    const int64_t end = std::min(panels, (task + 1) * at_once);
-    size_t which = 0;
-    int64_t before = 0;
-    for (int64_t index = task * at_once; index < end; index++) {
-      while (index - before >= products[which].matrix->tiles().panels)
-        before += products[which++].matrix->tiles().panels;
-      const Matrix& matrix = *products[which].matrix;
-      const Panel panel = matrix.panel(index - before, streamed);
-      if (!panel.valid) broken_ = true;
-      kernels_->multiply(matrix.tiles(), panel, a, widened,
-                         products[which].out + (index - before) * kPanel, stride);
-    }
-  });
+  if (!strop::multiply(pool_, *kernels_, products, a, stride, b.scratch.get(), b.scratch_size))
+    broken_ = true;
 }
 
 // Kept from pass to pass, and made anew when one needs more.
@@ -175,7 +184,7 @@ Engine::Buffers& Engine::buffers(int64_t rows, int64_t longest) {
   return *buffers_;
 }
 
-void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
+void Engine::run_rows(const std::vector<Row>& rows, float* logits, float* states) {
   const Architecture& a = architecture_;
   const int64_t count = int64_t(rows.size()), pairs = int64_t(a.frequencies.size());
   int64_t longest = 0;
@@ -199,6 +208,7 @@ void Engine::run_rows(const std::vector<Row>& rows, float* logits) {
     float* y = b.normed.get() + r * b.hidden;
     kernels_->rms_norm(b.x.get() + r * b.hidden, final_norm_.data(), a.hidden, a.norm_epsilon, y);
     kernels_->quantize(y, b.of_hidden.view, r);
+    std::copy_n(y, a.hidden, states + left[size_t(r)].logits * a.hidden);
   });
   float* to = logits + left[0].logits * a.vocabulary;  // one after another, as the rows
   const int64_t stride = round_up(a.vocabulary, kPanel);

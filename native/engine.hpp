@@ -16,6 +16,8 @@ namespace strop {
 
 using MatrixPointer = std::shared_ptr<const Matrix>;
 
+inline const char* const kNotNumbers = "the packed weights hold codes or scales that are not numbers";
+
 struct Layer {
   MatrixPointer query, key, value, output, gate, up, down;
   std::vector<float> input_norm, mlp_norm;
@@ -42,6 +44,17 @@ struct Tokens {
   int64_t count;
 };
 
+struct Product {
+  const Matrix* matrix;
+  float* out;
+};
+
+// Products of the same activations by all threads: out[row * stride + r]. `scratch` has room for
+// scratch_size bytes for each thread. Says whether all codes and scales were numbers.
+bool multiply(Pool& pool, const EngineKernels& kernels, const std::vector<Product>& products,
+              const Activations& a, int64_t stride, uint8_t* scratch, int64_t scratch_size);
+int64_t scratch_bytes(const Matrix& matrix);  // that a thread needs for it
+
 class Engine {
  public:
   // Throws std::invalid_argument where shapes do not fit together.
@@ -50,9 +63,10 @@ class Engine {
   ~Engine();
 
   // Appends tokens to sequences and writes the logits of the last `last` tokens of each, or of all
-  // where there are fewer: rows of `vocabulary` numbers. Caches grow once all is computed.
+  // where there are fewer: rows of `vocabulary` numbers. `states` gets what the head multiplied, rows of
+  // `hidden` numbers. Caches grow once all is computed.
   void forward(const EngineKernels& kernels, const std::vector<Cache*>& caches,
-               const std::vector<Tokens>& tokens, int64_t last, float* logits);
+               const std::vector<Tokens>& tokens, int64_t last, float* logits, float* states);
 
   const Architecture& architecture() const { return architecture_; }
   int64_t layers() const { return int64_t(layers_.size()); }
@@ -60,10 +74,7 @@ class Engine {
 
  private:
   friend class Cache;
-  struct Product {
-    const Matrix* matrix;
-    float* out;
-  };
+  friend class DraftHead;
   struct Row {  // one token
     const Cache* cache;
     int64_t position;
@@ -73,7 +84,7 @@ class Engine {
   struct Buffers;
 
   Buffers& buffers(int64_t rows, int64_t longest);
-  void run_rows(const std::vector<Row>& rows, float* logits);
+  void run_rows(const std::vector<Row>& rows, float* logits, float* states);
   void run_layer(int64_t index, std::vector<Row>& rows, Buffers& b);
   void drop_unwanted(std::vector<Row>& rows, Buffers& b);
   void attend(int64_t layer, const std::vector<Row>& rows, Buffers& b);

@@ -4,14 +4,17 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "dispatch.hpp"
+#include "draft_head.hpp"
 #include "engine.hpp"
 
 namespace strop {
@@ -58,16 +61,22 @@ MatrixPointer make_matrix(nb::handle layout, Array<uint8_t, 2> codes, Array<uint
   return MatrixPointer(matrix, release);
 }
 
+using Rows = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+
+Rows new_rows(int64_t rows, int64_t cols) {
+  auto* data = new float[size_t(rows * cols)];
+  const nb::capsule owner(data, [](void* at) noexcept { delete[] static_cast<float*>(at); });
+  return {data, {size_t(rows), size_t(cols)}, owner};
+}
+
 // The product of rows of numbers, quantized first, with a matrix: what the engine does, by itself.
-nb::ndarray<nb::numpy, float, nb::ndim<2>> multiply(const Matrix& matrix, Array<float, 2> x) {
-  const Tiles& tiles = matrix.tiles();
+Rows multiply(const Matrix& matrix, Array<float, 2> x) {
   const int64_t rows = int64_t(x.shape(0));
-  if (int64_t(x.shape(1)) != tiles.cols)
+  if (int64_t(x.shape(1)) != matrix.tiles().cols)
     throw std::invalid_argument("rows do not have as many numbers as the matrix has columns");
-  auto* y = new float[size_t(rows * tiles.rows)];
-  const nb::capsule owner(y, [](void* at) noexcept { delete[] static_cast<float*>(at); });
-  multiply(*instruction_set().engine, matrix, x.data(), rows, y);
-  return {y, {size_t(rows), size_t(tiles.rows)}, owner};
+  Rows y = new_rows(rows, matrix.tiles().rows);
+  multiply(*instruction_set().engine, matrix, x.data(), rows, y.data());
+  return y;
 }
 
 std::shared_ptr<Engine> make_engine(std::vector<Layer> layers, MatrixPointer embedding,
@@ -91,9 +100,8 @@ std::shared_ptr<Engine> make_engine(std::vector<Layer> layers, MatrixPointer emb
                                   head.value_or(nullptr), copy(final_norm), threads);
 }
 
-nb::ndarray<nb::numpy, float, nb::ndim<2>> forward(Engine& engine, std::vector<Cache*> caches,
-                                                   std::vector<Array<int32_t, 1>> tokens,
-                                                   int64_t last) {
+std::pair<Rows, Rows> forward(Engine& engine, std::vector<Cache*> caches,
+                              std::vector<Array<int32_t, 1>> tokens, int64_t last) {
   std::vector<Tokens> lists;
   int64_t rows = 0;
   for (const auto& list : tokens) {
@@ -101,15 +109,26 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> forward(Engine& engine, std::vector<C
     lists.push_back({list.data(), count});
     rows += std::min(count, std::max<int64_t>(last, 0));
   }
-  const size_t cols = size_t(engine.architecture().vocabulary);
-  auto* logits = new float[size_t(rows) * cols];
-  const nb::capsule owner(logits, [](void* at) noexcept { delete[] static_cast<float*>(at); });
+  Rows logits = new_rows(rows, engine.architecture().vocabulary);
+  Rows states = new_rows(rows, engine.architecture().hidden);
   const EngineKernels& kernels = *instruction_set().engine;
   {
     const nb::gil_scoped_release released;
-    engine.forward(kernels, caches, lists, last, logits);
+    engine.forward(kernels, caches, lists, last, logits.data(), states.data());
   }
-  return {logits, {size_t(rows), cols}, owner};
+  return {logits, states};
+}
+
+std::pair<Rows, Rows> draft_step(DraftHead& head, int32_t token, Array<float, 1> state) {
+  if (int64_t(state.size()) != head.hidden())
+    throw std::invalid_argument("the state has not the length that the model gives");
+  Rows logits = new_rows(1, head.outputs()), next = new_rows(1, head.hidden());
+  const EngineKernels& kernels = *instruction_set().engine;
+  {
+    const nb::gil_scoped_release released;
+    head.step(kernels, token, state.data(), logits.data(), next.data());
+  }
+  return {logits, next};
 }
 
 CacheFormat cache_format(const std::string& name) {
@@ -152,6 +171,17 @@ void bind_engine(nb::module_& m) {
            "rotary_scale"_a, "context"_a, "threads"_a)
       .def_prop_ro("threads", &Engine::threads)
       .def("forward", &forward);
+  nb::class_<DraftHead>(m, "DraftHead")
+      .def("__init__",
+           [](DraftHead* self, std::shared_ptr<Engine> engine, MatrixPointer fuse, MatrixPointer gate,
+              MatrixPointer up, MatrixPointer down, MatrixPointer head, Vector token_norm,
+              Vector state_norm, Vector mlp_norm, Vector final_norm) {
+             new (self) DraftHead(engine, {fuse, gate, up, down, head, copy(token_norm),
+                                           copy(state_norm), copy(mlp_norm), copy(final_norm)});
+           },
+           nb::kw_only(), "engine"_a, "fuse"_a, "gate"_a, "up"_a, "down"_a, "head"_a, "token_norm"_a,
+           "state_norm"_a, "mlp_norm"_a, "final_norm"_a)
+      .def("step", &draft_step);
   nb::class_<Cache>(m, "Cache")
       .def(nb::new_([](std::shared_ptr<Engine> engine, const std::string& format) {
         return std::make_shared<Cache>(std::move(engine), cache_format(format));

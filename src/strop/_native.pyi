@@ -138,11 +138,36 @@ class Engine:
 
     def forward(
         self, caches: list[Cache], tokens: list[NDArray[int32]], last: int, /
-    ) -> NDArray[float32]:
-        """Append tokens to each cache; return the logits of the last `last` of each, stacked.
+    ) -> tuple[NDArray[float32], NDArray[float32]]:
+        """Append tokens to each cache; return logits and states of the last `last` of each, stacked.
 
+        A state is what the head multiplies. Caches may be those of an engine of the same shape.
         Releases the GIL. Caches have grown when it returns, not when it raises.
         """
+
+class DraftHead:
+    """A small network that guesses the token after next, see native/draft_head.hpp."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        fuse: Matrix,
+        gate: Matrix,
+        up: Matrix,
+        down: Matrix,
+        head: Matrix,
+        token_norm: NDArray[float32],
+        state_norm: NDArray[float32],
+        mlp_norm: NDArray[float32],
+        final_norm: NDArray[float32],
+    ) -> None:
+        """Join matrices and norms; embeddings are the engine's. ValueError if shapes differ."""
+
+    def step(
+        self, token: int, state: NDArray[float32], /
+    ) -> tuple[NDArray[float32], NDArray[float32]]:
+        """Return logits (1, outputs) for what follows a token, and the state (1, hidden) after it."""
 
 class Cache:
     """The keys and values of one sequence, kept as "fp16" or "bfp8"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class StropError(Exception):
@@ -30,3 +30,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> StropError:
 def missing_extra(package: str, extra: str) -> StropError:
     """Build the error for a package that is only installed with the extra named `extra`."""
     return StropError(f"this needs {package}: install it with  pip install 'strop[{extra}]'")
+
+
+def failed_import(error: ImportError | OSError, modules: Sequence[str], extra: str) -> StropError:
+    """Build the error for a failed import of modules that come with the extra named `extra`.
+
+    Only a module that was not found is not installed: else it is something that it needs itself.
+    """
+    names = " and ".join(modules)
+    if isinstance(error, ModuleNotFoundError) and error.name in modules:
+        return missing_extra(names, extra)
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return StropFailure(
+        f"importing {names} failed: {cause}: install what it lacks, or all of it again with  "
+        f"pip install --force-reinstall 'strop[{extra}]'"
+    )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from strop.errors import StropError
 from strop.evaluation import default_text
-from strop.evaluation.text import MIN_CHUNKS, cut
+from strop.evaluation.text import LETTERS, MIN_CHUNKS, cut
 
 
 def test_default_text_is_documentation_of_the_standard_library():
@@ -47,6 +47,25 @@ def test_a_long_text_is_read_to_its_end(byte_tokenizer):
     text = bytes(ids).decode()
     chunks = cut(byte_tokenizer(), text, tokens=100, chunk=10)
     assert [chunk[0] for chunk in chunks] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def test_only_a_huge_text_is_read_in_excerpts(byte_tokenizer, monkeypatch):
+    read, encode = [], byte_tokenizer.encode
+    monkeypatch.setattr(
+        byte_tokenizer, "encode", lambda *a, **k: read.append(a[1]) or encode(*a, **k)
+    )
+    large = "".join(chr(ord("a") + i % 23) for i in range(100 * LETTERS))
+    for text in (large, large + "z", 50 * large):
+        chunks = cut(byte_tokenizer(), text, tokens=100, chunk=10)
+        assert len(chunks) == 10
+        assert bytes(chunks[0]).decode() == text[:10]
+        assert (read[-1] == text) == (text == large)
+        assert len(read[-1]) <= 100 * LETTERS + 127  # newlines between excerpts
+        assert read[-1].endswith(text[-10:])
+
+
+def test_the_default_text_is_read_whole():
+    assert len(default_text()) < 8192 * LETTERS  # the fewest tokens that a command takes by default
 
 
 @pytest.mark.parametrize("text", ["", " \n\t "])

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from strop.console import progress
-from strop.errors import StropError, StropFailure, missing_extra
+from strop.errors import StropError, StropFailure
+from strop.models.tokenizer import Tokenizer
 
 PIECES = 128  #: of the calibration text
 PIECE = 128  #: tokens
@@ -44,23 +45,17 @@ def open_calibration(directory: Path, text: str | None, seed: int = 0) -> Calibr
     A model's own text needs no data, is of its own kind, and cannot be what it is evaluated on.
     Raises StropError without PyTorch, and for a text of fewer than 8 pieces.
     """
-    try:
-        import torch
-
-        from strop.models.torch_backend import TorchModel
-    except ImportError as error:
-        raise missing_extra("torch and transformers", "torch") from error
+    from strop.models.torch_backend import TorchModel
 
     model = TorchModel(str(directory), directory)
     for name, parameter in model.network.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not parameter.isfinite().all():
             raise StropError(f"{directory}: {name} holds NaN or infinity")
     length = min(PIECE, model.context_length)
     if text is None:
         return Calibration(model.network, own_text(model.network, length, seed), "own")
-    ids = model.tokenizer.encode(excerpts(text, LETTERS * PIECES * length), special=False)
     digest = "sha256 " + hashlib.sha256(text.encode()).hexdigest()
-    return Calibration(model.network, torch.tensor(pieces(ids, length)), digest)
+    return Calibration(model.network, given_text(model.tokenizer, text, length), digest)
 
 
 def own_text(network: Any, length: int, seed: int) -> Any:
@@ -83,6 +78,14 @@ def own_text(network: Any, length: int, seed: int) -> Any:
             tokens = torch.cat([tokens, drawn], dim=1)
             advance(PIECES)
     return tokens
+
+
+def given_text(tokenizer: Tokenizer, text: str, length: int) -> Any:
+    """Tokenize a text, as far as it is needed, and cut it into pieces."""
+    import torch
+
+    ids = tokenizer.encode(excerpts(text, LETTERS * PIECES * length), special=False)
+    return torch.tensor(pieces(ids, length))
 
 
 def excerpts(text: str, length: int) -> str:

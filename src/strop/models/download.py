@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from strop.console import progress, say
-from strop.errors import StropError, StropFailure, missing_extra
+from strop.errors import StropError, StropFailure, failed_import
 
 CHUNK = 1 << 20  # bytes
 
@@ -93,8 +93,8 @@ def fetch_hub(name: str) -> Path:
     """
     try:
         from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        raise missing_extra("huggingface_hub, to fetch a model by its hub id", "torch") from error
+    except (ImportError, OSError) as error:
+        raise failed_import(error, ("huggingface_hub",), "torch") from error
     try:
         snapshot = snapshot_download(name, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"])
     except errors.GatedRepoError as error:

@@ -13,10 +13,13 @@ from strop.errors import StropError
 from strop.models.tokenizer import Tokenizer
 
 Logits = NDArray[np.float32]  #: one row per token, one column per vocabulary entry
+States = NDArray[np.float32]  #: one row per token: what the head multiplies, after the last norm
 
 
 class Session(Protocol):
     """One sequence and its key-value cache."""
+
+    states: States | None  #: those of the rows that the last `forward` returned; None before one
 
     @property
     def length(self) -> int:

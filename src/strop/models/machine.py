@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from strop.errors import StropError
+from strop.errors import StropError, StropFailure
 
 MOST_THREADS = 256
 CGROUPS = Path("/sys/fs/cgroup")
@@ -50,6 +52,18 @@ def available_memory() -> int:
             machine = int(line.split()[1]) * 1024
             return min([machine, *map(group_memory, control_groups())])
     raise StropError(f"{path}: no MemAvailable: Linux 3.14 or later is needed")
+
+
+@contextmanager
+def enough_memory(message: str) -> Iterator[None]:
+    """Raise StropFailure with this message if what is done inside finds no memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has no type of its own for it.
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise StropFailure(message) from error
+        raise
 
 
 def control_groups() -> list[Path]:

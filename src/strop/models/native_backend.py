@@ -21,13 +21,13 @@ from strop import _native
 from strop.blockfp import Format
 from strop.blockfp.tensor import instruction_set, layout
 from strop.console import quantity, say
-from strop.errors import StropError, StropFailure, unknown_name
+from strop.errors import StropError, unknown_name
 from strop.models.architecture import Architecture
 from strop.models.cache import fingerprint
 from strop.models.checkpoint import Checkpoint, open_checkpoint
 from strop.models.config_fields import TORCH_INSTEAD
-from strop.models.interface import Logits, check_forward
-from strop.models.machine import available_memory, thread_count
+from strop.models.interface import Logits, States, check_forward
+from strop.models.machine import available_memory, enough_memory, thread_count
 from strop.models.packed import check_packed, is_packed, packed_rows, packed_tensors, part_names
 from strop.models.tokenizer import Tokenizer
 
@@ -103,12 +103,13 @@ class NativeModel:
         caches = [session.cache for session in sessions]
         arrays = [np.array(ids, dtype=np.int32) for ids in tokens]
         try:
-            logits = self.engine.forward(caches, arrays, keep)
+            logits, states = self.engine.forward(caches, arrays, keep)
         except RuntimeError as error:  # damage in weights that are not resident shows only now
             raise StropError(f"{self.directory}: {error}") from error
-        return [
-            logits[end - count : end] for count, end in zip(rows, accumulate(rows), strict=True)
-        ]
+        parts = [slice(end - count, end) for count, end in zip(rows, accumulate(rows), strict=True)]
+        for session, part in zip(sessions, parts, strict=True):
+            session.states = states[part]
+        return [logits[part] for part in parts]
 
 
 class NativeSession:
@@ -116,13 +117,12 @@ class NativeSession:
 
     def __init__(self, model: NativeModel) -> None:
         self.model = model
-        try:
+        self.states: States | None = None
+        with enough_memory(
+            f"{model.name}: no room for the keys and values of {model.context_length} tokens: "
+            "lower max_position_embeddings in its config.json"
+        ):
             self.cache = _native.Cache(model.engine, model.kv)
-        except MemoryError as error:
-            raise StropFailure(
-                f"{model.name}: no room for the keys and values of {model.context_length} tokens: "
-                "lower max_position_embeddings in its config.json"
-            ) from error
 
     @property
     def length(self) -> int:

@@ -26,6 +26,7 @@ from strop.models.checkpoint import (
     write_safetensors,
 )
 from strop.models.compensation import check_compensable, compensated
+from strop.models.machine import enough_memory
 from strop.models.pack_summary import PackedTensor, PackSummary
 from strop.models.packed import (
     is_packed,
@@ -92,10 +93,14 @@ def pack(
         partial.mkdir()
         if calibrate or text is not None or bits is not None:
             check_compensable(format for format in chosen.values() if format)
-            calibration = open_calibration(checkpoint.directory, text)
-            if bits is not None:
-                chosen = formats_within(checkpoint, bits, sensitivities(calibration), chosen)
-            ready = compensated(calibration, packed_formats(chosen))
+            with enough_memory(
+                f"{reference}: not enough memory to calibrate: free some, or pack it in a format "
+                "without calibrating"
+            ):
+                calibration = open_calibration(checkpoint.directory, text)
+                if bits is not None:
+                    chosen = formats_within(checkpoint, bits, sensitivities(calibration), chosen)
+                ready = compensated(calibration, packed_formats(chosen))
             if plain := sorted(packed_formats(chosen).keys() - ready.keys()):
                 say(f"rounded without making up for it, as no layer multiplies by them: {plain}")
         formats = packed_formats(chosen)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from strop.console import say
-from strop.errors import StropError, missing_extra
+from strop.errors import StropError, failed_import
 from strop.models.cache import fingerprint
 from strop.models.checkpoint import open_checkpoint
-from strop.models.interface import Logits, check_forward
+from strop.models.interface import Logits, States, check_forward
 from strop.models.packed import check_packed, is_packed
 from strop.models.tokenizer import Tokenizer
 
 try:
     import torch
     import transformers
-except ImportError as error:
-    raise missing_extra("torch and transformers", "torch") from error
+except (ImportError, OSError) as error:  # OSError: a shared library that torch loads itself
+    raise failed_import(error, ("torch", "transformers"), "torch") from error
 
 
 class TorchModel:
@@ -42,6 +42,12 @@ class TorchModel:
         self.context_length = context_length(directory, checkpoint.config)
         self.files = checkpoint.files
         self.network = load_network(directory, checkpoint.config)
+        self.head_input: Any = None  # of the last pass
+        self.network.get_output_embeddings().register_forward_pre_hook(self.keep_head_input)
+
+    def keep_head_input(self, head: Any, inputs: tuple[Any, ...]) -> None:
+        """Remember what the head is about to multiply."""
+        self.head_input = inputs[0]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,6 +83,7 @@ class TorchSession:
     def __init__(self, model: TorchModel) -> None:
         self.model = model
         self.cache = transformers.DynamicCache()
+        self.states: States | None = None
         self._length = 0
 
     @property
@@ -91,6 +98,7 @@ class TorchSession:
     def extend(self, tokens: Sequence[int], keep: int) -> Logits:
         """Append tokens that were checked; return the logits of the last `keep`."""
         if len(tokens) == 0:
+            self.states = None
             return np.empty((0, self.model.vocabulary), dtype=np.float32)
         try:
             with torch.no_grad():
@@ -106,6 +114,8 @@ class TorchSession:
             raise
         self._length += len(tokens)
         logits: Logits = output.logits[0].float().numpy()
+        states: States = self.model.head_input[0].float().numpy()
+        self.states = states[len(states) - keep :]
         return logits[len(logits) - keep :]
 
     def truncate(self, length: int) -> None:
