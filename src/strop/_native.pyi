@@ -139,7 +139,7 @@ class Engine:
     def forward(
         self, caches: list[Cache], tokens: list[NDArray[int32]], last: int, /
     ) -> tuple[NDArray[float32], NDArray[float32]]:
-        """Append tokens to each cache; return logits and states of the last `last` of each, stacked.
+        """Append tokens to each cache; return logits and states of the last `last`, stacked.
 
         A state is what the head multiplies. Caches may be those of an engine of the same shape.
         Releases the GIL. Caches have grown when it returns, not when it raises.
@@ -167,7 +167,7 @@ class DraftHead:
     def step(
         self, token: int, state: NDArray[float32], /
     ) -> tuple[NDArray[float32], NDArray[float32]]:
-        """Return logits (1, outputs) for what follows a token, and the state (1, hidden) after it."""
+        """Return logits (1, outputs) of what follows a token, and the next state (1, hidden)."""
 
 class Cache:
     """The keys and values of one sequence, kept as "fp16" or "bfp8"."""
