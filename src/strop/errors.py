@@ -35,7 +35,7 @@ def missing_extra(package: str, extra: str) -> StropError:
 def failed_import(error: ImportError | OSError, modules: Sequence[str], extra: str) -> StropError:
     """Build the error for a failed import of modules that come with the extra named `extra`.
 
-    Only a module that was not found is not installed: else it is something that it needs itself.
+    Only if one of them itself was not found is it not installed; else the cause is named.
     """
     names = " and ".join(modules)
     if isinstance(error, ModuleNotFoundError) and error.name in modules:

@@ -61,7 +61,7 @@ def logits_of(model: NativeModel, tokens: list[int] = TOKENS) -> np.ndarray:
 def changed(
     source: Path, target: Path, config: dict[str, Any] | None = None, **tensors: np.ndarray | None
 ) -> Path:
-    """Copy a packed directory with other settings and tensors; None removes a tensor."""
+    """Copy a model directory with other settings and tensors; None removes a tensor."""
     directory = target / "model"
     shutil.copytree(source, directory)
     path = directory / "config.json"

@@ -214,6 +214,34 @@ def test_the_package_offers_load() -> None:
         strop.lode  # type: ignore[attr-defined]  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import torch.none", r"importing torch and transformers failed: No module named 'torch.n"),
+        ("import no_such_library", "failed: No module named 'no_such_library': install what it"),
+        ("from os import nothing", "failed: cannot import name 'nothing' from 'os'"),
+        ("raise OSError('libx.so:\\nno such file')", "failed: libx.so: no such file: install"),
+        (None, "^this needs torch and transformers: install it with  pip install 'strop.torch]'"),
+    ],
+)
+def test_why_torch_cannot_be_imported_is_said(
+    code: str | None,
+    message: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "strop.models.torch_backend", raising=False)
+    if code is None:
+        monkeypatch.setitem(sys.modules, "torch", None)
+    else:
+        (tmp_path / "torch.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "torch")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(StropError, match=message):
+        load(str(tiny_model), backend="torch")
+
+
 @pytest.mark.parametrize("module", ["strop", "strop.models"])
 def test_imports_stay_light(module: str) -> None:
     program = (

@@ -56,10 +56,9 @@ def cut(tokenizer: Tokenizer, text: str, tokens: int, chunk: int) -> list[list[i
 
     The text is tokenized once; what the tokenizer puts before a text (a begin-of-text token) goes
     before each chunk and counts towards its length. A text longer than `tokens` gives chunks spread
-    evenly over it; a last piece shorter than a chunk is left out. Of a text of more than 256 letters
-    per token of `tokens` only so many are read, as excerpts spread evenly over it: however long it
-    is, tokenizing takes no longer. Raises StropError for an empty text and for one of fewer than 8
-    chunks.
+    evenly over it; a last piece shorter than a chunk is left out. Of a text of more than 256
+    letters for each of `tokens`, only so many are read, in excerpts from all over it: a huge text
+    takes no longer. Raises StropError for an empty text and for one of fewer than 8 chunks.
     """
     if not text.strip():
         raise StropError("the text is empty")
