@@ -275,15 +275,17 @@ def report(
             contended_table(contended),
         ),
     }
+    kernels = _native.instruction_set()  # results of each are kept
     machine = {
         "processor": environment()["processor"],
-        "kernels": f"{_native.instruction_set()} kernels",
+        "kernels": f"{kernels} kernels",
         "threads": f"{THREADS} threads",
     }
     text = f"WikiText-2 validation, n = {len(losses[SOURCE])} chunks of 512 tokens"
-    for name, (title, rows) in tables.items():
+    for table_name, (title, rows) in tables.items():
+        name = f"{table_name}_{kernels}"
         result: Row = {"name": name, "title": title, "machine": machine, "rows": rows}
-        if name == "engine":
+        if table_name == "engine":
             result["model"] = "SmolLM2-135M-Instruct, whose own linear weights sit on a 4-bit grid"
             result["text"] = text
             result["result"] = {key: value.to_json() for key, value in found.items()}
