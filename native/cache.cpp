@@ -8,7 +8,6 @@
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 
 #include "engine.hpp"
 
@@ -33,11 +32,7 @@ Cache::Cache(std::shared_ptr<Engine> engine, CacheFormat format)
 }
 
 bool Cache::fits(const Engine& engine) const {
-  const auto shape = [](const Engine& e) {
-    const Architecture& a = e.architecture();
-    return std::tuple(a.heads, a.kv_heads, a.head_dim, a.context, e.layers());
-  };
-  return engine_.get() == &engine || shape(*engine_) == shape(engine);
+  return engine_->architecture() == engine.architecture() && engine_->layers() == engine.layers();
 }
 
 int64_t Cache::nbytes() const {
@@ -46,7 +41,7 @@ int64_t Cache::nbytes() const {
 }
 
 void Cache::truncate(int64_t length) {
-  const std::lock_guard<std::mutex> held(engine_->lock_);
+  const std::lock_guard<std::mutex> held(lock_);
   if (length < 0 || length > length_)
     throw std::invalid_argument("cannot roll back " + std::to_string(length_.load()) + " tokens to " +
                                 std::to_string(length));

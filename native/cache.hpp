@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 #include "engine_kernels.hpp"
 
@@ -21,7 +22,7 @@ class Cache {
   void truncate(int64_t length);  // waits for the end of a pass
   CacheFormat format() const { return format_; }
   Head head(int64_t layer, int64_t head) const;
-  // Whether an engine can work on it: that of the same network, perhaps with weights of less precision.
+  // Whether an engine can work on it: its own, or one of the same shape, as with weights of less precision.
   bool fits(const Engine& engine) const;
 
  private:
@@ -30,6 +31,7 @@ class Cache {
   CacheFormat format_;
   int64_t capacity_;  // positions that there is room for
   std::atomic<int64_t> length_ = 0;
+  std::mutex lock_;  // one pass at a time, whichever engine makes it
   int64_t key_bytes_, value_bytes_, scale_bytes_, head_bytes_;
   std::shared_ptr<uint8_t> memory_;
 };

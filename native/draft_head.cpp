@@ -12,7 +12,6 @@ namespace strop {
 DraftHead::DraftHead(std::shared_ptr<Engine> engine, DraftWeights weights)
     : engine_(std::move(engine)),
       weights_(std::move(weights)),
-      width_(round_up(hidden(), kTile)),
       inner_(round_up(weights_.gate->tiles().rows, kTile)),
       of_fuse_(1, 2 * hidden()),
       of_hidden_(1, hidden()),
@@ -33,11 +32,11 @@ DraftHead::DraftHead(std::shared_ptr<Engine> engine, DraftWeights weights)
     if (int64_t(norm->size()) != hidden())
       throw std::invalid_argument("a norm has not the length that the model gives");
   for (const MatrixPointer& m : {w.fuse, w.gate, w.up, w.down, w.head})
-    scratch_size_ = std::max(scratch_size_, scratch_bytes(*m));
+    scratch_size_ = std::max(scratch_size_, product_scratch(*m));
   scratch_size_ = round_up(scratch_size_, kLine);
   scratch_ = zeros<uint8_t>(engine_->threads() * scratch_size_);
   fused_ = zeros<float>(round_up(2 * hidden(), kTile));
-  for (auto* of_width : {&x_, &normed_, &out_}) *of_width = zeros<float>(width_);
+  for (auto* of_width : {&x_, &normed_, &out_}) *of_width = zeros<float>(round_up(hidden(), kTile));
   for (auto* of_inner : {&gate_, &up_, &gated_}) *of_inner = zeros<float>(inner_);
   logits_ = zeros<float>(round_up(outputs(), kPanel));
 }

@@ -32,7 +32,7 @@ class DraftHead {
  private:
   std::shared_ptr<Engine> engine_;
   DraftWeights weights_;
-  int64_t width_, inner_;  // of x and of the MLP, padded
+  int64_t inner_;  // of the MLP, padded
   Blocks of_fuse_, of_hidden_, of_inner_;
   std::shared_ptr<float> fused_, x_, normed_, out_, gate_, up_, gated_, logits_;
   std::shared_ptr<uint8_t> scratch_;

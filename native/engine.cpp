@@ -68,7 +68,7 @@ bool multiply(Pool& pool, const EngineKernels& kernels, const std::vector<Produc
   return valid;
 }
 
-int64_t scratch_bytes(const Matrix& matrix) {
+int64_t product_scratch(const Matrix& matrix) {
   return matrix.tiles().tiles * kWidenedBytes + matrix.scratch_bytes();
 }
 
@@ -95,7 +95,7 @@ Engine::Engine(Architecture architecture, std::vector<Layer> layers, MatrixPoint
            std::string(name) + " has not the length that the architecture gives");
   };
   const auto needs = [&](const MatrixPointer& m) {
-    scratch_bytes_ = std::max(scratch_bytes_, strop::scratch_bytes(*m));
+    scratch_bytes_ = std::max(scratch_bytes_, product_scratch(*m));
   };
   shape("embedding", embedding_, a.vocabulary, a.hidden);
   shape("head", head_, a.vocabulary, a.hidden);
@@ -133,10 +133,16 @@ void Engine::forward(const EngineKernels& kernels, const std::vector<Cache*>& ca
   const PlainFloats plain;
   demand(caches.size() == tokens.size(), "as many sequences as lists of tokens");
   std::vector<Row> rows;
+  std::vector<std::unique_lock<std::mutex>> caches_held;
   int64_t wanted = 0;
   for (size_t i = 0; i < caches.size(); i++) {
     demand(caches[i] && caches[i]->fits(*this), "a cache of another model");
     demand(std::count(caches.begin(), caches.end(), caches[i]) == 1, "a sequence appears twice");
+  }
+  std::vector<Cache*> sorted = caches;  // one order for all passes, so that none waits for ever
+  std::sort(sorted.begin(), sorted.end());
+  for (Cache* cache : sorted) caches_held.emplace_back(cache->lock_);
+  for (size_t i = 0; i < caches.size(); i++) {
     const int64_t count = tokens[i].count, start = caches[i]->length();
     demand(count <= architecture_.context - start, "the context is full");
     for (int64_t t = 0; t < count; t++) {

@@ -32,6 +32,8 @@ struct Architecture {
   float norm_epsilon;
   std::vector<float> frequencies;  // angle per position of each rotated pair of dimensions
   float rotary_scale;              // of sine and cosine
+
+  bool operator==(const Architecture&) const = default;
 };
 
 // y = x * matrix^T for rows of numbers, which are quantized on the way; by one thread. Throws
@@ -53,7 +55,7 @@ struct Product {
 // scratch_size bytes for each thread. Says whether all codes and scales were numbers.
 bool multiply(Pool& pool, const EngineKernels& kernels, const std::vector<Product>& products,
               const Activations& a, int64_t stride, uint8_t* scratch, int64_t scratch_size);
-int64_t scratch_bytes(const Matrix& matrix);  // that a thread needs for it
+int64_t product_scratch(const Matrix& matrix);  // bytes that a thread needs for it
 
 class Engine {
  public:
@@ -73,7 +75,6 @@ class Engine {
   int threads() const { return pool_.threads(); }
 
  private:
-  friend class Cache;
   friend class DraftHead;
   struct Row {  // one token
     const Cache* cache;

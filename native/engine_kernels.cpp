@@ -78,7 +78,7 @@ void multiply_rows(const Tiles& w, const Panel& panel, const Activations& a, int
 using MultiplyRows = void (*)(const Tiles&, const Panel&, const Activations&, int64_t, float*,
                               int64_t);
 
-// At most as many rows at a time as there are registers for.
+// At most as many rows at a time as there are registers for, at least for the sums of a block.
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 constexpr int kMostRows = kRowGroup;
 #elif defined(__AVX2__)
@@ -99,8 +99,8 @@ MultiplyRows kernel(const Tiles& w, int rows) {
   return w.block == 16 ? rows_kernel<Bits, 16>(rows, counts) : rows_kernel<Bits, 32>(rows, counts);
 }
 
-MultiplyRows kernel(const Tiles& w, int rows) {
-  switch (w.bits) {
+MultiplyRows kernel(const Tiles& w, int bits, int rows) {
+  switch (bits) {
     case 4: return kernel<4>(w, rows);
     case 5: return kernel<5>(w, rows);
     case 6: return kernel<6>(w, rows);
@@ -121,24 +121,26 @@ void widen_panel(const Tiles& w, const uint8_t* codes, uint8_t* out) {
   widen_tiles<Bits>(w, codes, out, std::make_integer_sequence<int, 8>());
 }
 
-// With many rows it pays to look the integers of a panel up only once.
-constexpr int64_t kManyRows = 2 * kRowGroup + 1;
+// With many rows it pays to look the integers of a panel up only once; later where that makes a tile
+// twice as large.
+constexpr int64_t kManyRows = kWidened > 8 ? 2 * kRowGroup + 1 : 2 * kMostRows + 1;
+static_assert(kWidened * kLine <= kWidenedBytes);
 
 void multiply(const Tiles& tiles, Panel panel, const Activations& a, uint8_t* scratch, float* out,
               int64_t stride) {
-  Tiles w = tiles;
-  if (a.rows >= kManyRows && w.bits < kWidened) {
-    if (w.bits == 4) widen_panel<4>(w, panel.codes, scratch);
-    else if (w.bits == 5) widen_panel<5>(w, panel.codes, scratch);
-    else if (w.bits == 6) widen_panel<6>(w, panel.codes, scratch);
-    else widen_panel<8>(w, panel.codes, scratch);
-    w.bits = kWidened;
+  int bits = tiles.bits;
+  if (a.rows >= kManyRows && bits < kWidened) {
+    if (bits == 4) widen_panel<4>(tiles, panel.codes, scratch);
+    else if (bits == 5) widen_panel<5>(tiles, panel.codes, scratch);
+    else if (bits == 6) widen_panel<6>(tiles, panel.codes, scratch);
+    else widen_panel<8>(tiles, panel.codes, scratch);
+    bits = kWidened;
     panel.codes = scratch;
   }
   for (int64_t row = 0; row < a.rows;) {
     const int64_t rest = a.step(row) - row % kRowGroup;  // of the group
     const int count = int(rest < kMostRows ? rest : kMostRows);
-    kernel(w, count)(w, panel, a, row, out, stride);
+    kernel(tiles, bits, count)(tiles, panel, a, row, out, stride);
     row += count;
   }
 }

@@ -13,7 +13,7 @@ namespace strop {
 // ones, and so on: so a kernel that works on several rows needs one address.
 constexpr int64_t kRowGroup = 12;
 
-constexpr int64_t kWidenedBytes = 16 * kLine;  // that a tile takes at most when codes are looked up
+constexpr int64_t kWidenedBytes = 16 * kLine;  // that a tile takes whose codes were looked up, at most
 
 struct Activations {
   int64_t rows, tiles;  // tiles: blocks of a row

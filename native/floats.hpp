@@ -3,7 +3,6 @@
 #pragma once
 
 #include "lanes.hpp"
-#include "tiles.hpp"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -83,19 +82,19 @@ INLINE Strip exponential(Strip x) {
 using Thirty2 = StripInts[2 * kStrips];
 
 #if defined(__AVX2__)
-INLINE int32_t largest_of(__m256i v) {
-  __m128i most = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4E));
-  return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 0xB1)));
-}
 #if defined(__AVX512F__)
-INLINE int32_t largest_of(StripInts v) { return _mm512_reduce_max_epi32(bits_as<__m512i>(v)); }
+INLINE int32_t largest_of(StripInts v) { return largest_lane(v); }
 INLINE __m256i bytes(const Thirty2& v) {
   return _mm256_set_m128i(_mm512_cvtepi32_epi8(bits_as<__m512i>(v[1])),
                           _mm512_cvtepi32_epi8(bits_as<__m512i>(v[0])));
 }
 #else
-INLINE int32_t largest_of(StripInts v) { return largest_of(bits_as<__m256i>(v)); }
+INLINE int32_t largest_of(StripInts v) {
+  const __m256i all = bits_as<__m256i>(v);
+  __m128i most = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4E));
+  return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 0xB1)));
+}
 INLINE __m256i bytes(const Thirty2& v) {
   const auto pair = [&](int i) {
     return _mm256_packs_epi32(bits_as<__m256i>(v[i]), bits_as<__m256i>(v[i + 1]));

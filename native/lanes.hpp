@@ -1,12 +1,12 @@
-// Vectors of sixteen numbers, which the compiler maps onto the registers there are. Included by the
-// kernels, once per instruction set; all in an anonymous namespace, so that the linker cannot mix
+// Vectors of sixteen numbers, which the compiler maps onto the registers there are (where those are
+// smaller, through memory: see Strip in floats.hpp). Included by the kernels, once per instruction set; all in an anonymous namespace, so that the linker cannot mix
 // code of two sets.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512VBMI__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -43,7 +43,7 @@ INLINE Ints smaller(Ints a, Ints b) { return a < b ? a : b; }
 INLINE Floats load(const float* x) { Floats v; std::memcpy(&v, x, sizeof v); return v; }
 INLINE Ints magnitude_bits(Floats x) { return bits_as<Ints>(x) & 0x7FFFFFFF; }
 
-#ifdef __AVX512VBMI__
+#ifdef __AVX512F__
 INLINE int32_t largest_lane(Ints v) { return _mm512_reduce_max_epi32(bits_as<__m512i>(v)); }
 #else
 INLINE int32_t largest_lane(Ints v) {

@@ -2,8 +2,8 @@
 //
 // A line of a tile has sixteen lanes of four bytes, each of which belongs to one row. `lookup` turns the
 // codes of column group G of a tile into integers + 128, without sign as the processor's dot product
-// wants them; what that adds to the sums is taken off beforehand, by `start`. Where there is no such
-// instruction, the integers have their sign and nothing is taken off. `factors` is what `dot` multiplies
+// wants them; what that adds to the sums is taken off beforehand, by `start`. With AVX2
+// alone, which has none, the integers have their sign and nothing is taken off. `factors` is what `dot` multiplies
 // by. `widen` stores that in a tile of kWidened lines, for whose "Bits" it takes no lookup any more.
 #pragma once
 

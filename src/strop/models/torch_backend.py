@@ -42,13 +42,6 @@ class TorchModel:
         self.context_length = context_length(directory, checkpoint.config)
         self.files = checkpoint.files
         self.network = load_network(directory, checkpoint.config)
-        self.head_input: Any = None  # of the last pass
-        self.network.get_output_embeddings().register_forward_pre_hook(self.keep_head_input)
-
-    def keep_head_input(self, head: Any, inputs: tuple[Any, ...]) -> None:
-        """Remember what the head is about to multiply."""
-        self.head_input = inputs[0]
-
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 over the names and contents of the weight files."""
@@ -98,8 +91,11 @@ class TorchSession:
     def extend(self, tokens: Sequence[int], keep: int) -> Logits:
         """Append tokens that were checked; return the logits of the last `keep`."""
         if len(tokens) == 0:
-            self.states = None
+            self.states = np.empty((0, self.model.network.config.hidden_size), np.float32)
             return np.empty((0, self.model.vocabulary), dtype=np.float32)
+        head_inputs: list[Any] = []
+        head = self.model.network.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
         try:
             with torch.no_grad():
                 output = self.model.network(
@@ -112,9 +108,11 @@ class TorchSession:
             # Ctrl-C between two layers must not leave them with different lengths.
             self.cut()
             raise
+        finally:
+            hook.remove()
         self._length += len(tokens)
         logits: Logits = output.logits[0].float().numpy()
-        states: States = self.model.head_input[0].float().numpy()
+        states: States = head_inputs[-1][0].float().numpy()
         self.states = states[len(states) - keep :]
         return logits[len(logits) - keep :]
 
