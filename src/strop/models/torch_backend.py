@@ -42,6 +42,7 @@ class TorchModel:
         self.context_length = context_length(directory, checkpoint.config)
         self.files = checkpoint.files
         self.network = load_network(directory, checkpoint.config)
+
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 over the names and contents of the weight files."""
