@@ -43,6 +43,8 @@ def workplace(
 ) -> Path:
     """Go to a directory that holds what the pages take for granted."""
     monkeypatch.chdir(tmp_path)
+    remembered = "strop.decoding.memory.cache_directory"  # not the texts of whoever runs the tests
+    monkeypatch.setattr(remembered, lambda: tmp_path / "cache")
     shutil.copytree(ROOT / "examples", "examples")
     for recipe in Path("examples").glob("*.yaml"):
         recipe.write_text(tiny(recipe.read_text(), tiny_model))

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from strop.errors import StropError
-    from strop.models import load
+    from strop.models.load import load
+    from strop.models.torch_backend import wrap
 
     __version__: str
 
-__all__ = ["StropError", "__version__", "load"]
+__all__ = ["StropError", "__version__", "load", "wrap"]
 
 #: Public names and the modules that they are imported from when first asked for.
-LAZY = {"StropError": "strop.errors", "load": "strop.models"}
+LAZY = {
+    "StropError": "strop.errors",
+    "load": "strop.models",
+    "wrap": "strop.models.torch_backend",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -85,6 +85,8 @@ class FakeModel:
 
 
 class FakeSession:
+    states = None
+
     def __init__(self, model: FakeModel) -> None:
         self.model = model
         self.tokens: list[int] = []

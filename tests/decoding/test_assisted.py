@@ -28,7 +28,7 @@ class Adversary:
         self.answer, self.errors = list(answer), errors
         self.chance, self.done = random.Random(0), 0
 
-    def start(self, prompt, sampling):
+    def start(self, prompt, sampling, session):
         self.done = 0
 
     def extend(self, tokens):
@@ -47,10 +47,10 @@ class AnyLength(Planner):
         super().__init__([1.0] * 16, drafters)
         self.chance = random.Random(1)
 
-    def draft(self, limit):
-        full = super().draft(limit)
-        count = self.chance.randrange(len(full.tokens) + 1)
-        return Draft(full.tokens[:count], full.kinds[:count], full.drafter) if count else Draft()
+    def draft(self, limit, together=1):
+        full = super().draft(limit, together)
+        count = self.chance.randrange(len(full.guesses) + 1)
+        return Draft(full.guesses[:count], full.drafter) if count else Draft()
 
 
 def same(one, other):

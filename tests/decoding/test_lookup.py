@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 
 from strop.decoding import GREEDY, lookup
+from strop.decoding.drafters import Guess
 from strop.decoding.lookup import Lookup, SuffixAutomaton
 
 
@@ -45,26 +46,26 @@ def guesses(drafter, count=6):
 
 def test_guesses_what_came_after_the_same_tokens():
     drafter = Lookup()
-    drafter.start([1, 2, 3, 4, 5, 9, 2, 3], GREEDY)
-    assert list(islice(drafter.propose(), 3)) == [(4, 2), (5, 3), (9, 4)]
+    drafter.start([1, 2, 3, 4, 5, 9, 2, 3], GREEDY, None)
+    assert list(islice(drafter.propose(), 3)) == [Guess(4, 2), Guess(5, 3), Guess(9, 4)]
     drafter.extend([4])
-    assert list(islice(drafter.propose(), 2)) == [(5, 3), (9, 4)]
+    assert list(islice(drafter.propose(), 2)) == [Guess(5, 3), Guess(9, 4)]
     drafter.extend([7])
     assert guesses(drafter) == []
 
 
 def test_a_text_that_repeats_itself_is_guessed_to_go_on_so():
     drafter = Lookup()
-    drafter.start([8, 1, 2, 1, 2], GREEDY)
+    drafter.start([8, 1, 2, 1, 2], GREEDY, None)
     assert guesses(drafter) == [1, 2, 1, 2, 1, 2]
 
 
 def test_earlier_texts_and_expected_ones_are_guessed_from_up_to_their_ends():
     drafter = Lookup()
     drafter.expect([1, 2, 3])
-    drafter.start([7, 1], GREEDY)
+    drafter.start([7, 1], GREEDY, None)
     assert guesses(drafter) == [2, 3]
-    drafter.start([5, 7], GREEDY)
+    drafter.start([5, 7], GREEDY, None)
     assert guesses(drafter) == [1]
 
 
@@ -72,7 +73,7 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(lookup, "MOST_TOKENS", 100)
     drafter = Lookup()
     for index in range(50):
-        drafter.start([index] * 30, GREEDY)
+        drafter.start([index] * 30, GREEDY, None)
         assert len(drafter.known.tokens) <= 101
-    drafter.start(list(range(1000)), GREEDY)
+    drafter.start(list(range(1000)), GREEDY, None)
     assert drafter.known.tokens[1:] == list(range(900, 1000))

@@ -18,7 +18,7 @@ class Fixed:
         self.tokens, self.priors, self.seconds, self.name = tokens, [prior], seconds, name
         self.seen = []
 
-    def start(self, prompt, sampling):
+    def start(self, prompt, sampling, session):
         self.seen = list(prompt)
 
     def extend(self, tokens):
@@ -43,7 +43,7 @@ def best_length(rate, seconds, cost=0.0):
 def test_as_many_guesses_as_give_the_most_tokens_per_second(rate, slope, cost):
     seconds = [1 + slope * rows for rows in range(9)]
     planner = Planner(seconds, [Fixed([1] * 20, rate, cost)])
-    planner.start([5], GREEDY)
+    planner.start([5], GREEDY, None)
     wanted = best_length(rate, seconds, cost)
     gain = sum(rate**i for i in range(wanted + 1)) / (seconds[wanted] + wanted * cost)
     found = planner.draft(100)
@@ -55,7 +55,7 @@ def test_as_many_guesses_as_give_the_most_tokens_per_second(rate, slope, cost):
 
 def test_no_more_guesses_than_there_is_room_for():
     planner = Planner([1.0] * 16, [Fixed([1] * 20, 0.9)])
-    planner.start([5], GREEDY)
+    planner.start([5], GREEDY, None)
     assert [len(planner.draft(limit).tokens) for limit in (0, 1, 7, 15, 99)] == [0, 1, 7, 15, 15]
 
 
@@ -63,14 +63,14 @@ def test_the_better_of_two_drafters():
     bad, good = Fixed([1], 0.2, name="bad"), Fixed([2], 0.7, name="good")
     for drafters in ([bad, good], [good, bad]):
         planner = Planner([1.0, 1.1], drafters)
-        planner.start([5], GREEDY)
+        planner.start([5], GREEDY, None)
         assert planner.draft(9).drafter == "good"
 
 
 def test_guesses_that_prove_wrong_are_left_and_right_ones_found_without_checking_them():
     drafter = Fixed([1, 2, 3], 0.6)
     planner = Planner([1.0, 1.1, 1.2, 1.3], [drafter])
-    planner.start([5], GREEDY)
+    planner.start([5], GREEDY, None)
     assert planner.draft(9) != NOTHING
     for _ in range(40):
         planner.learn(planner.draft(9), [7])
@@ -88,7 +88,7 @@ def test_a_drafter_that_fails_is_done_without(capsys):
             raise ValueError("no more")
 
     planner = Planner([1.0] * 9, [Broken([], 0.9, name="broken"), Fixed([2], 0.9)])
-    planner.start([5], GREEDY)
+    planner.start([5], GREEDY, None)
     assert planner.draft(9).drafter == "fixed"
     assert planner.draft(9).drafter == "fixed"
     assert capsys.readouterr().err.count("drafter broken failed, going on without it") == 1

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strop.decoding import GREEDY, Sampling, prompt_tokens
+from strop.decoding import GREEDY, Sampling, planner_for, prompt_tokens
 from strop.decoding.lookup import Lookup
-from strop.decoding.planner import Planner, planner_for
+from strop.decoding.planner import Planner
 from strop.decoding.verify import Noise, Reckless, compare
 from strop.errors import StropError
 from strop.models import load, pack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,6 +40,16 @@ def generate(
     backend: Backend = None,
     kv: KeyValues = None,
     drafter: Drafting = None,
+    prediction: Annotated[
+        Path | None,
+        typer.Option(help="A text file that the answer is expected to repeat in part."),
+    ] = None,
+    remember: Annotated[
+        bool,
+        typer.Option(
+            "--remember", help="Guess from the texts of earlier runs, and keep this one for later."
+        ),
+    ] = False,
     color: Annotated[
         bool, typer.Option("--color", help="Show tokens that were guessed right in green.")
     ] = False,
@@ -62,25 +73,36 @@ def generate(
 
       cat letter.txt | strop generate smollm2 - --system "Summarise this." --json
     """
-    from strop.decoding import Sampling, collect, planner_for, prompt_tokens
+    from strop.data import read_text
+    from strop.decoding import Memory, Sampling, collect, planner_for, prompt_tokens
     from strop.decoding import generate as decode
     from strop.models import load
 
     settings = Sampling(**sampling)
     text = read_prompt() if prompt == "-" else prompt
     loaded = load(model, backend, kv)
-    planner = planner_for(loaded, drafter or "auto")
+    memory = Memory(loaded.tokenizer) if remember else None
+    expected = memory.read() if memory else []
+    if prediction:
+        expected += loaded.tokenizer.encode(read_text(prediction), special=False)
+    planner = planner_for(loaded, drafter or "auto", expected)
     tokens = prompt_tokens(loaded.tokenizer, text, system, raw)
     deltas = decode(loaded, tokens, settings, planner=planner)
     say(sent_as(loaded.tokenizer, text, raw))
     if as_json:
         completion = collect(deltas)
+        if memory:
+            memory.add([*tokens, *completion.tokens])
         print(json.dumps(completion.to_json(), ensure_ascii=False))
         say(speed(completion.statistics))
         return
+    written = []
     for delta in deltas:
         show(delta, color)
+        written += [] if delta.token is None else [delta.token]
     print(flush=True)
+    if memory:
+        memory.add([*tokens, *written])
     if delta.statistics:
         say(f"{speed(delta.statistics)}; {ending(delta, settings)}")
 
@@ -122,6 +144,8 @@ def speed(cost: Statistics) -> str:
         parts[1] += f" ({cost.decode_speed:.0f}/s)"
     for name, count in cost.guessed.items():
         parts.append(f"{name}: {cost.accepted[name]} of {count} guesses right")
+    if cost.guessed and cost.tokens_per_pass is not None:
+        parts.append(f"{cost.tokens_per_pass:.2f} tokens a pass")
     return "; ".join(parts)
 
 

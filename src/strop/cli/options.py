@@ -37,7 +37,8 @@ Drafting = Annotated[
     typer.Option(
         "--drafter",
         help="What guesses next tokens, which is faster and changes no text: lookup (from the text "
-        "so far), auto (lookup where that is exact: the native backend), or none.",
+        "so far), nested (the upper plane of a bfp8n model), the path of a draft head or of a "
+        "smaller model, auto (what cannot hurt: lookup, and the model's own head), or none.",
         show_default="auto",
     ),
 ]

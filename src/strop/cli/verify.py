@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from strop.cli.options import Backend, Chosen, KeyValues, Model, with_sampling
+from strop.cli.options import Backend, Chosen, Drafting, KeyValues, Model, with_sampling
 from strop.console import progress, say
 from strop.errors import StropFailure
 
@@ -31,22 +31,25 @@ def verify(
     ] = None,
     backend: Backend = None,
     kv: KeyValues = None,
+    drafter: Drafting = None,
 ) -> None:
     """Check that guesses change no text.
 
     Each prompt is continued four times by each of two samplings, greedy and the one that is asked
-    for: plainly; with lookup where that pays; with any number of guesses of lookup; and with random
-    guesses among them. All tokens must be the same. Exits with 1 if one differs.
+    for: plainly; with guesses where they pay; with any number of them; and with random guesses
+    among them. All tokens must be the same. Exits with 1 if one differs.
 
     [bold]Examples[/bold]
 
       strop verify small
 
       strop verify small --prompts mine.txt --temperature 0.8 --max-tokens 200
+
+      strop verify small --drafter nested
     """
     from strop.data import read_text
     from strop.decoding import GREEDY, Planner, Sampling, prompt_tokens
-    from strop.decoding.lookup import Lookup
+    from strop.decoding.choose import drafters_for
     from strop.decoding.planner import known_pass_seconds
     from strop.decoding.verify import Noise, Reckless, compare
     from strop.models import load
@@ -59,10 +62,13 @@ def verify(
     tokens = [prompt_tokens(loaded.tokenizer, text) for text in texts]
     greedy = replace(GREEDY, max_tokens=settings.max_tokens, stop=settings.stop)
     seconds = known_pass_seconds(loaded)
+    drafters = drafters_for(loaded, drafter or "auto", ())
+    names = " and ".join(one.name for one in drafters)
+    noise = Noise(loaded.vocabulary)
     planners: dict[str, Callable[[], Planner]] = {
-        "lookup where it pays": lambda: Planner(seconds, [Lookup()]),
-        "lookup, any number": lambda: Reckless([Lookup()]),
-        "lookup and noise, any number": lambda: Reckless([Lookup(), Noise(loaded.vocabulary)]),
+        f"{names} where it pays": lambda: Planner(seconds, drafters),
+        f"{names}, any number": lambda: Reckless(drafters),
+        f"{names} and noise, any number": lambda: Reckless([*drafters, noise]),
     }
     different = 0
     for name, planner in planners.items():

@@ -2,18 +2,19 @@
 
 from strop.decoding.cache import CachedSession
 from strop.decoding.chat import Conversation, chat_tokens, prompt_tokens
-from strop.decoding.generate import (
+from strop.decoding.choose import DRAFTERS, planner_for
+from strop.decoding.generate import complete, complete_many, generate
+from strop.decoding.memory import Memory
+from strop.decoding.noise import gumbel
+from strop.decoding.output import (
     Completion,
     Delta,
     FinishReason,
     Output,
     Statistics,
     collect,
-    complete,
-    generate,
 )
-from strop.decoding.noise import gumbel
-from strop.decoding.planner import DRAFTERS, Planner, planner_for
+from strop.decoding.planner import Planner
 from strop.decoding.sampling import GREEDY, Sampling, sample
 from strop.decoding.text import Detokenizer, StopStrings
 
@@ -26,6 +27,7 @@ __all__ = [
     "Delta",
     "Detokenizer",
     "FinishReason",
+    "Memory",
     "Output",
     "Planner",
     "Sampling",
@@ -34,6 +36,7 @@ __all__ = [
     "chat_tokens",
     "collect",
     "complete",
+    "complete_many",
     "generate",
     "gumbel",
     "planner_for",

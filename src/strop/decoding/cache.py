@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from strop.models.interface import Logits, Session
+from strop.models.interface import Logits, Model, Session
 
 PREFILL_CHUNK = 512  # tokens of a prompt at once: what bounds memory, and the wait for Ctrl-C
 
@@ -38,6 +38,16 @@ class CachedSession:
         for start in range(reused, len(prompt), PREFILL_CHUNK):
             logits = self.forward(prompt[start : start + PREFILL_CHUNK], last=1)
         return logits[-1:], reused
+
+
+def forward_together(
+    model: Model, caches: Sequence[CachedSession], tokens: Sequence[Sequence[int]]
+) -> list[Logits]:
+    """Append tokens to several sessions in one pass and return the logits of all of them."""
+    logits = model.forward([cache.session for cache in caches], tokens)
+    for cache, ids in zip(caches, tokens, strict=True):
+        cache.tokens.extend(ids)
+    return logits
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 
 from strop.decoding.cache import CachedSession
-from strop.decoding.generate import Delta, generate
+from strop.decoding.generate import generate
+from strop.decoding.output import Delta
 from strop.decoding.planner import Planner
 from strop.decoding.sampling import Sampling
 from strop.errors import StropError

@@ -1,15 +1,26 @@
 """What guesses the next tokens, so that a model can check several in one pass.
 
-A drafter sees token ids only. It need not be right: the text is the model's, whatever is guessed
-(see generate.py). How often it is right decides whether guessing pays (see planner.py).
+A drafter need not be right: the text is the model's, whatever is guessed (see generate.py). How
+often it is right decides whether guessing pays (see planner.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from strop.decoding.sampling import Sampling
+from strop.models.interface import Session
+
+
+class Law(NamedTuple):
+    """A distribution over tokens."""
+
+    tokens: NDArray[np.int64]  #: ascending
+    probabilities: NDArray[np.float64]
 
 
 class Guess(NamedTuple):
@@ -17,6 +28,7 @@ class Guess(NamedTuple):
 
     token: int
     kind: int  #: an index into `Drafter.priors`: guesses of a kind are right about equally often
+    law: Law | None = None  #: what it was drawn from, for the rejection rule; None: it is certain
 
 
 class Drafter(Protocol):
@@ -34,11 +46,14 @@ class Drafter(Protocol):
     def priors(self) -> Sequence[float]:
         """Return, for each kind of guess, how often one is right before any was seen."""
 
-    def start(self, prompt: Sequence[int], sampling: Sampling) -> None:
-        """Begin a text, which will be continued by this sampling."""
+    def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
+        """Begin a text, which will be continued by this sampling, in the model's own session.
+
+        A drafter may read the session's states, and write after its last token what it takes back.
+        """
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Take the tokens that were chosen next, guessed or not."""
 
-    def propose(self) -> Iterator[Guess]:
+    def propose(self) -> Generator[Guess, None, None]:
         """Guess the next token, the one after it and so on, each when it is asked for."""

@@ -10,125 +10,119 @@ sampled, whatever is guessed. (Coupled sampling: Daliri, Musco and Suresh 2024, 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from time import perf_counter
-from typing import Any, Literal
 
 import numpy as np
 
-from strop.decoding.cache import CachedSession
-from strop.decoding.planner import NOTHING, Planner
-from strop.decoding.sampling import Sampling, sample
-from strop.decoding.text import Detokenizer, StopStrings
+from strop.decoding.cache import CachedSession, forward_together
+from strop.decoding.drafters import Guess
+from strop.decoding.output import (
+    Completion,
+    Delta,
+    FinishReason,
+    Output,
+    Statistics,
+    collect,
+)
+from strop.decoding.planner import NOTHING, Draft, Planner
+from strop.decoding.rejection import accept_or_replace
+from strop.decoding.sampling import Sampling, log_probability, sample
 from strop.errors import StropError
-from strop.models.interface import Model
+from strop.models.interface import Logits, Model
 
-#: Why generation ended: at an end token, before a stop string, after max_tokens, or because the
-#: model's context is full.
-FinishReason = Literal["end", "stop", "length", "context"]
+WIDTH = 8  #: texts that are written at once, if nothing else is said
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What one generation cost. Time that the caller spends between tokens is not counted."""
+class Continuation:
+    """One text as it is written: what the next pass computes, and what is chosen from it."""
 
-    prompt_tokens: int  #: tokens in the prompt
-    reused_tokens: int  #: of these, tokens that were in the cache already
-    generated_tokens: int  #: tokens chosen, an end token included
-    prefill_seconds: float  #: reading the prompt
-    decode_seconds: float  #: choosing tokens and computing the logits after all but the last
-    passes: int  #: of the model after the prompt
-    guessed: dict[str, int]  #: tokens that each drafter guessed and a pass checked
-    accepted: dict[str, int]  #: of these, tokens that were right
+    def __init__(
+        self,
+        model: Model,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        cache: CachedSession,
+        planner: Planner | None,
+    ) -> None:
+        """Read the prompt."""
+        start = perf_counter()
+        self.sampling, self.cache, self.planner = sampling, cache, planner
+        self.vocabulary = model.vocabulary
+        self.prompt_tokens = self.length = len(prompt)
+        self.room = min(model.context_length - len(prompt), sampling.max_tokens)
+        self.sequence = np.array([*prompt, *[0] * self.room], dtype=np.int64)
+        self.output = Output(model, len(prompt), sampling)
+        self.rows, self.reused = cache.prefill(prompt)  #: logits from which tokens are chosen next
+        if planner:
+            planner.start(prompt, sampling, cache.session)
+        self.draft = NOTHING
+        self.passes = 0
+        self.guessed, self.accepted = Counter[str](), Counter[str]()
+        self.reason: FinishReason | None = None if self.room else "context"
+        self.decode_seconds = 0.0
+        self.prefill_seconds = perf_counter() - start
 
-    @property
-    def prefill_speed(self) -> float:
-        """Return prompt tokens read per second."""
-        return (self.prompt_tokens - self.reused_tokens) / self.prefill_seconds
+    def ask(self, together: int = 1) -> list[int]:
+        """Return the tokens of the next pass, which so many texts share: the last, and guesses."""
+        # The last token that there is room for needs no guess.
+        limit = self.prompt_tokens + self.room - self.length - 1
+        if self.planner:
+            self.draft = possible(self.planner.draft(limit, together), self.vocabulary)
+            self.cache.truncate(self.length - 1)  # what a drafter that failed left behind
+        self.passes += 1
+        return [int(self.sequence[self.length - 1]), *self.draft.tokens]
 
-    @property
-    def decode_speed(self) -> float | None:
-        """Return tokens after the first per second; None if there are none."""
-        tokens = self.generated_tokens - 1
-        return tokens / self.decode_seconds if tokens > 0 else None
+    def choose(self) -> list[Delta]:
+        """Choose tokens from the rows while the guesses for them are right, and one more."""
+        shown: list[Delta] = []
+        draft = self.draft
+        for row, guess in zip_longest(self.rows, draft.guesses):
+            token = self.choose_one(row, guess)
+            self.sequence[self.length] = token
+            self.length += 1
+            text, self.reason = self.output.push(token)
+            right = guess is not None and token == guess.token
+            drafter = draft.drafter if right else None
+            logprob = log_probability(row, token) if self.sampling.logprobs else None
+            shown.append(Delta(text, token, drafter, logprob=logprob))
+            if self.reason or not right:
+                break
+        if draft.drafter:
+            self.guessed[draft.drafter] += len(draft.tokens)
+            self.accepted[draft.drafter] += sum(delta.drafter is not None for delta in shown)
+        self.cache.truncate(self.length - 1)  # guesses that were wrong
+        if self.planner and self.reason is None:
+            self.planner.learn(
+                draft, self.sequence[self.length - len(shown) : self.length].tolist()
+            )
+        if self.reason:
+            shown[-1] = replace(shown[-1], finish_reason=self.reason, statistics=self.statistics())
+        return shown
 
-    @property
-    def tokens_per_pass(self) -> float | None:
-        """Return tokens after the first per pass; None if there are none."""
-        return (self.generated_tokens - 1) / self.passes if self.passes else None
+    def choose_one(self, row: Logits, guess: Guess | None) -> int:
+        """Choose a token from a row of logits; there may be a guess for it."""
+        history, position = self.sequence[: self.length], self.length
+        settings = self.sampling
+        if settings.rule == "rejection":
+            return accept_or_replace(row, history, settings, position, guess)
+        return sample(row, history, settings, settings.seed, position)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields and speeds as a JSON object."""
-        return {
-            **vars(self),
-            "prefill_tokens_per_second": self.prefill_speed,
-            "decode_tokens_per_second": self.decode_speed,
-            "tokens_per_pass": self.tokens_per_pass,
-        }
-
-
-@dataclass(frozen=True)
-class Delta:
-    """One step of a generation."""
-
-    text: str  #: text to add, often empty
-    token: int | None  #: the token chosen; None only when not even one fits the context
-    drafter: str | None = None  #: what guessed this token, if it was guessed
-    finish_reason: FinishReason | None = None  #: set on the last step
-    statistics: Statistics | None = None  #: set on the last step
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A whole generation."""
-
-    text: str  #: what was written, without the stop string
-    tokens: tuple[int, ...]  #: every token chosen, those of the end or stop string included
-    finish_reason: FinishReason
-    statistics: Statistics
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return {
-            "text": self.text,
-            "tokens": list(self.tokens),
-            "finish_reason": self.finish_reason,
-            "statistics": self.statistics.to_json(),
-        }
-
-
-class Output:
-    """What becomes of the chosen tokens: the text to show and the reason to stop."""
-
-    def __init__(self, model: Model, prompt_tokens: int, sampling: Sampling) -> None:
-        self.end_ids = model.tokenizer.end_ids
-        self.detokenizer = Detokenizer(model.tokenizer.decode)
-        self.stops = StopStrings(sampling.stop)
-        self.max_tokens = sampling.max_tokens
-        self.room = model.context_length - prompt_tokens
-        self.count = 0
-
-    def push(self, token: int) -> tuple[str, FinishReason | None]:
-        """Take one chosen token; return the text that may be shown and why to stop, if so."""
-        self.count += 1
-        end = token in self.end_ids
-        text = "" if end else self.stops.push(self.detokenizer.push(token))
-        reason: FinishReason | None = None
-        if self.stops.found is None:
-            if end:
-                reason = "end"
-            elif self.count >= self.max_tokens:
-                reason = "length"
-            elif self.count >= self.room:
-                reason = "context"
-            if reason is not None:
-                text += self.stops.push(self.detokenizer.flush())
-        if self.stops.found is not None:
-            return text, "stop"
-        return (text + self.stops.flush() if reason else text), reason
+    def statistics(self) -> Statistics:
+        """Return what it cost so far."""
+        return Statistics(
+            prompt_tokens=self.prompt_tokens,
+            reused_tokens=self.reused,
+            generated_tokens=self.output.count,
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+            passes=self.passes,
+            guessed=dict(self.guessed),
+            accepted=dict(self.accepted),
+        )
 
 
 def generate(
@@ -146,14 +140,32 @@ def generate(
     without it. Raises StropError for a prompt longer than that, or an
     empty one for a model without a beginning-of-text token.
     """
-    prompt = list(prompt_tokens) or [beginning(model)]
-    if len(prompt) > model.context_length:
-        raise StropError(
-            f"the prompt has {len(prompt)} tokens, but the context of {model.name} "
-            f"holds {model.context_length}: shorten the prompt"
-        )
+    prompt = checked_prompt(model, prompt_tokens)
     cache = cache or CachedSession(model.session())
     return steps(model, prompt, sampling or Sampling(), cache, planner)
+
+
+def steps(
+    model: Model,
+    prompt: list[int],
+    sampling: Sampling,
+    cache: CachedSession,
+    planner: Planner | None,
+) -> Iterator[Delta]:
+    """Run the loop: choose tokens while guesses are right, show them, guess and compute again."""
+    text = Continuation(model, prompt, sampling, cache, planner)
+    if text.reason:
+        yield Delta("", None, None, text.reason, text.statistics())
+    start = perf_counter()
+    while text.reason is None:
+        if text.output.count:
+            text.rows = cache.forward(text.ask())
+        text.decode_seconds += perf_counter() - start
+        start = perf_counter()
+        shown = text.choose()
+        text.decode_seconds += perf_counter() - start
+        yield from shown
+        start = perf_counter()
 
 
 def complete(
@@ -167,79 +179,80 @@ def complete(
     return collect(generate(model, prompt_tokens, sampling, cache, planner))
 
 
-def collect(deltas: Iterator[Delta]) -> Completion:
-    """Join all steps of one generation."""
-    every = list(deltas)
-    last = every[-1]
-    if last.finish_reason is None or last.statistics is None:
-        raise ValueError("this generation was broken off before its last step")
-    return Completion(
-        text="".join(delta.text for delta in every),
-        tokens=tuple(delta.token for delta in every if delta.token is not None),
-        finish_reason=last.finish_reason,
-        statistics=last.statistics,
-    )
-
-
-def steps(
+def complete_many(
     model: Model,
-    prompt: list[int],
-    sampling: Sampling,
-    cache: CachedSession,
-    planner: Planner | None,
-) -> Iterator[Delta]:
-    """Run the loop: guess, compute, choose tokens while the guesses are right, show them."""
-    start = perf_counter()
-    rows, reused = cache.prefill(prompt)
-    if planner:
-        planner.start(prompt, sampling)
-    prefill_seconds = perf_counter() - start
-    decode_seconds = 0.0
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    planner: Callable[[], Planner] | None = None,
+    width: int = WIDTH,
+) -> Iterator[tuple[int, Completion]]:
+    """Continue many prompts, each by its own sampling, up to `width` of them in every pass.
 
-    length = len(prompt)
-    room = min(model.context_length - length, sampling.max_tokens)
-    sequence = np.array(prompt + [0] * room, dtype=np.int64)
-    output = Output(model, length, sampling)
-    guessed, accepted = Counter[str](), Counter[str]()
-    passes, draft = 0, NOTHING
-    text, token, drafter = "", None, None
-    reason: FinishReason | None = None if room else "context"
-    while reason is None:
+    Yields the number of a prompt and its completion, as each ends. A pass reads the weights once
+    for all texts in it, of which each has guesses of its own (`planner` makes one for each place).
+    The texts are those that `complete` gives. The decoding time of a text is that of all passes in
+    which it took part. Raises what `generate` does, before anything is computed.
+    """
+    checked = [checked_prompt(model, prompt) for prompt in prompts]
+    return together(model, list(zip(checked, samplings, strict=True)), planner, width)
+
+
+def together(
+    model: Model,
+    jobs: Sequence[tuple[list[int], Sampling]],
+    planner: Callable[[], Planner] | None,
+    width: int,
+) -> Iterator[tuple[int, Completion]]:
+    """Run the loop for several texts; where one ends the next begins."""
+    waiting = deque(enumerate(jobs))
+    places = min(width, len(jobs))
+    free = [(CachedSession(model.session()), planner() if planner else None) for _ in range(places)]
+    active: dict[int, tuple[Continuation, list[Delta]]] = {}
+    while waiting or active:
+        while waiting and free:
+            number, (prompt, sampling) = waiting.popleft()
+            cache, guesses = free.pop()
+            active[number] = (Continuation(model, prompt, sampling, cache, guesses), [])
         start = perf_counter()
-        if token is not None:
-            # The last token that there is room for needs no guess.
-            draft = planner.draft(len(prompt) + room - length - 1) if planner else NOTHING
-            rows = cache.forward([token, *draft.tokens])
-            passes += 1
-        shown = []
-        for row, guess in zip_longest(rows, draft.tokens):
-            token = sample(row, sequence[:length], sampling, sampling.seed, length)
-            sequence[length] = token
-            length += 1
-            text, reason = output.push(token)
-            drafter = draft.drafter if token == guess else None
-            shown.append(Delta(text, token, drafter))
-            if reason or token != guess:
-                break
-        cache.truncate(length - 1)  # guesses that were wrong
-        if draft.drafter:
-            guessed[draft.drafter] += len(draft.tokens)
-            accepted[draft.drafter] += sum(delta.drafter is not None for delta in shown)
-        if planner and reason is None:
-            planner.learn(draft, sequence[length - len(shown) : length].tolist())
-        decode_seconds += perf_counter() - start
-        yield from shown[:-1] if reason else shown
-    cost = Statistics(
-        prompt_tokens=len(prompt),
-        reused_tokens=reused,
-        generated_tokens=output.count,
-        prefill_seconds=prefill_seconds,
-        decode_seconds=decode_seconds,
-        passes=passes,
-        guessed=dict(guessed),
-        accepted=dict(accepted),
-    )
-    yield Delta(text, token, drafter, reason, cost)
+        going = [text for text, _ in active.values() if text.output.count]
+        if going:
+            asked = [text.ask(len(going)) for text in going]
+            logits = forward_together(model, [text.cache for text in going], asked)
+            for text, rows in zip(going, logits, strict=True):
+                text.rows = rows
+        shared = perf_counter() - start
+        for number, (text, shown) in list(active.items()):
+            if text.output.count:
+                text.decode_seconds += shared
+            start = perf_counter()
+            if text.reason is None:
+                shown += text.choose()
+            else:
+                shown.append(Delta("", None, None, text.reason, text.statistics()))
+            text.decode_seconds += perf_counter() - start
+            if text.reason:
+                yield number, collect(iter(shown))
+                del active[number]
+                free.append((text.cache, text.planner))
+
+
+def possible(draft: Draft, vocabulary: int) -> Draft:
+    """Return the guesses up to the first that is no token of the model."""
+    for index, guess in enumerate(draft.guesses):
+        if not 0 <= guess.token < vocabulary:
+            return replace(draft, guesses=draft.guesses[:index]) if index else NOTHING
+    return draft
+
+
+def checked_prompt(model: Model, tokens: Sequence[int]) -> list[int]:
+    """Return the tokens to start from; StropError where there are none, or more than fit."""
+    prompt = list(tokens) or [beginning(model)]
+    if len(prompt) > model.context_length:
+        raise StropError(
+            f"the prompt has {len(prompt)} tokens, but the context of {model.name} "
+            f"holds {model.context_length}: shorten the prompt"
+        )
+    return prompt
 
 
 def beginning(model: Model) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import count
 
 from strop.decoding.drafters import Guess
 from strop.decoding.sampling import Sampling
+from strop.models.interface import Session
 
 MOST_LINKS = (
     64  # of a chain that are brought up to date; a text of one token repeated has long ones
@@ -119,7 +120,7 @@ class Lookup:
             self.known = SuffixAutomaton()
         self.extend([BETWEEN, *tokens[-MOST_TOKENS:]])
 
-    def start(self, prompt: Sequence[int], sampling: Sampling) -> None:
+    def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
         self.expect(prompt)
 
@@ -128,7 +129,7 @@ class Lookup:
         for token in tokens:
             self.known.append(token)
 
-    def propose(self) -> Iterator[Guess]:
+    def propose(self) -> Generator[Guess, None, None]:
         """Guess the next tokens."""
         length, end = self.known.match
         tokens = self.known.tokens

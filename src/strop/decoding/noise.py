@@ -22,7 +22,7 @@ LOW, SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 #: Last word of the counter: what the numbers are for. Another use takes another number, since
 #: noise shared between two decisions that should be independent biases both.
-TOKEN_CHOICE = 0
+TOKEN_CHOICE, DRAFT, ACCEPT, REPLACE = range(4)
 
 
 @lru_cache(maxsize=64)
@@ -45,15 +45,23 @@ def philox(counter: Words, seed: int) -> Words:
     return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
-def words(seed: int, position: int, blocks: Words) -> Words:
+def words(seed: int, position: int, blocks: Words, use: int = TOKEN_CHOICE) -> Words:
     """Return the four random words of each block of four tokens, shape (4, len(blocks))."""
     counter = np.empty((4, len(blocks)), np.uint64)
     counter[0] = blocks
-    counter[1:] = [[position & 0xFFFFFFFF], [position >> 32], [TOKEN_CHOICE]]
+    counter[1:] = [[position & 0xFFFFFFFF], [position >> 32], [use]]
     return philox(counter, seed)
 
 
-def gumbel(seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+def uniform(seed: int, position: int, use: int) -> float:
+    """Return one number in (0, 1) for a position and a use."""
+    drawn = int(words(seed, position, np.zeros(1, np.uint64), use)[0, 0])
+    return (drawn + 0.5) * 2.0**-32
+
+
+def gumbel(
+    seed: int, position: int, tokens: NDArray[np.int64], use: int = TOKEN_CHOICE
+) -> NDArray[np.float64]:
     """Return one standard Gumbel number for each token, float64 of the shape of `tokens`.
 
     `seed` and `position` lie in [0, 2**64); tokens are ids in [0, 2**34), in any order. Token v
@@ -63,9 +71,9 @@ def gumbel(seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.fl
     if len(tokens) and 4 * len(tokens) > int(tokens.max()):
         # Most of the vocabulary: hash every block once instead of once for each of its tokens.
         blocks = np.arange(int(tokens.max()) // 4 + 1, dtype=np.uint64)
-        drawn = words(seed, position, blocks).T.ravel()[tokens]
+        drawn = words(seed, position, blocks, use).T.ravel()[tokens]
     else:
-        every = words(seed, position, (tokens >> 2).astype(np.uint64))
+        every = words(seed, position, (tokens >> 2).astype(np.uint64), use)
         drawn = every[tokens & 3, np.arange(len(tokens))]
     noise = drawn.astype(np.float64)
     noise += 0.5

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
+from statistics import median
 from time import perf_counter
 from typing import Any
 
 from strop import _native
 from strop.console import say
 from strop.data import read_json, sha256_json, write_json
-from strop.decoding.drafters import Drafter
-from strop.decoding.lookup import Lookup
+from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.sampling import Sampling
-from strop.errors import StropError, unknown_name
+from strop.errors import StropError
 from strop.models.cache import cache_directory
-from strop.models.interface import Model
+from strop.models.interface import Model, Session
 from strop.models.machine import thread_count
-
-DRAFTERS = ("auto", "lookup", "none")  #: what a user may choose
 
 MOST_ROWS = 16  #: of a pass: the last token and up to 15 guesses
 MEASURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -38,6 +37,7 @@ GAIN = 1.03  #: how much better than none guesses have to look: to be wrong cost
 LEAST_REACH = 0.02  # chance that a guess is reached below which those after it do not matter
 PRIOR_WEIGHT = 4.0  # guesses that a prior counts for
 MEMORY = 64  # guesses of a kind that are remembered: older ones fade
+PROBE = 64  # drafts after which a costly drafter that does not seem to pay is asked again
 
 
 class Rate:
@@ -65,9 +65,13 @@ class Rate:
 class Draft:
     """Guesses for the next tokens, to be checked in one pass."""
 
-    tokens: tuple[int, ...] = ()
-    kinds: tuple[int, ...] = ()
+    guesses: tuple[Guess, ...] = ()
     drafter: str | None = None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Return the tokens that were guessed."""
+        return tuple(guess.token for guess in self.guesses)
 
 
 NOTHING = Draft()
@@ -81,57 +85,88 @@ class Planner:
         self.seconds = list(seconds)
         self.drafters = list(drafters)
         self.rates = {drafter.name: [Rate(p) for p in drafter.priors] for drafter in drafters}
-        self.first: dict[str, tuple[int, int]] = {}  # what each drafter guesses for the next token
+        self.overall = {drafter.name: Rate(median(drafter.priors)) for drafter in drafters}
+        self.idle = Counter[str]()  # drafts since a costly drafter was asked
+        self.first: dict[str, Guess] = {}  # what each drafter guesses for the next token
+        self.rejecting = False
 
-    def start(self, prompt: Sequence[int], sampling: Sampling) -> None:
+    def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
         self.first = {}
+        self.rejecting = sampling.rule == "rejection"
         for drafter in list(self.drafters):
-            self.safely(drafter, drafter.start, prompt, sampling)
+            self.safely(drafter, drafter.start, prompt, sampling, session)
 
-    def draft(self, limit: int) -> Draft:
-        """Return the guesses that are worth checking, at most `limit`."""
-        best, best_speed = NOTHING, GAIN / self.seconds[0]
+    def draft(self, limit: int, together: int = 1) -> Draft:
+        """Return the guesses that are worth checking, at most `limit`.
+
+        `together` is the number of texts that a pass continues.
+        """
+        seconds, delay = shared(self.seconds, together)
+        best, best_speed = NOTHING, GAIN / seconds[0]
         self.first = {}
-        limit = min(limit, len(self.seconds) - 1)
+        limit = min(limit, len(seconds) - 1)
         for drafter in list(self.drafters):
-            guesses = self.safely(drafter, self.explore, drafter, limit, best_speed)
-            if guesses is not None and guesses[1] > best_speed:
-                best, best_speed = guesses
+            found = self.safely(drafter, self.explore, drafter, limit, seconds, best_speed, delay)
+            if found is not None and found[1] > best_speed:
+                best, best_speed = found
+                if self.rejecting:
+                    break
         return best
 
-    def explore(self, drafter: Drafter, limit: int, least: float) -> tuple[Draft, float]:
-        """Return the draft of one drafter that gives the most tokens per second, and how many."""
-        rates = self.rates[drafter.name]
-        tokens: list[int] = []
-        kinds: list[int] = []
+    def explore(
+        self, drafter: Drafter, limit: int, seconds: Sequence[float], least: float, delay: float
+    ) -> tuple[Draft, float]:
+        """Return the draft of one drafter that gives the most tokens per second, and how many.
+
+        A guess that takes time, or is drawn by chance for the rejection rule, is asked for only if
+        an average one would help: one that was seen to be a bad one may not be left out by that
+        rule, for that would make its tokens rarer than they should be.
+        """
+        name, cost = drafter.name, drafter.seconds * delay
+        rates, average = self.rates[name], self.overall[name].mean
+        guesses: list[Guess] = []
         reach = expected = 1.0
-        length, speed = 0, 0.0
-        for token, kind in islice(drafter.propose(), limit):
-            tokens.append(token)
-            kinds.append(kind)
-            reach *= rates[kind].mean
-            expected += reach
-            now = expected / (self.seconds[len(tokens)] + len(tokens) * drafter.seconds)
-            if now > speed:
-                length, speed = len(tokens), now
-            if reach < LEAST_REACH:
-                break
-        if tokens:
-            self.first[drafter.name] = (tokens[0], kinds[0])
-        return Draft(tuple(tokens[:length]), tuple(kinds[:length]), drafter.name), speed
+        length, speed, now = 0, 0.0, least
+        with closing(drafter.propose()) as proposed:
+            while len(guesses) < limit and reach >= LEAST_REACH:
+                count = len(guesses) + 1
+                spent = seconds[count] + count * cost
+                hopeless = (expected + reach * average) / spent <= now
+                if (cost or self.rejecting) and hopeless and (guesses or not self.probes(name)):
+                    break
+                guess = next(proposed, None)
+                if guess is None:
+                    break
+                guesses.append(guess)
+                reach *= average if self.rejecting else rates[guess.kind].mean
+                expected += reach
+                now = expected / spent
+                if now > speed or self.rejecting:
+                    length, speed = count, now
+        if guesses:
+            self.first[name] = guesses[0]
+        return Draft(tuple(guesses[:length]), name), speed
+
+    def probes(self, name: str) -> bool:
+        """Tell whether a costly drafter that does not seem to pay is to be asked once again."""
+        self.idle[name] = (self.idle[name] + 1) % PROBE
+        return self.idle[name] == 0
 
     def learn(self, draft: Draft, chosen: Sequence[int]) -> None:
         """Take the tokens that a pass gave: those of the draft that were right, and one more."""
-        for name, (token, kind) in self.first.items():
-            self.rates[name][kind].add(token == chosen[0])
+        for name, guess in self.first.items():
+            self.count(name, guess, chosen[0])
         if draft.drafter in self.rates:
-            rates = self.rates[draft.drafter]
-            later = zip(draft.tokens[1:], draft.kinds[1:], chosen[1:], strict=False)
-            for token, kind, found in later:
-                rates[kind].add(token == found)
+            for guess, found in zip(draft.guesses[1:], chosen[1:], strict=False):
+                self.count(draft.drafter, guess, found)
         for drafter in list(self.drafters):
             self.safely(drafter, drafter.extend, chosen)
+
+    def count(self, name: str, guess: Guess, found: int) -> None:
+        """Count a guess as right or wrong."""
+        self.rates[name][guess.kind].add(guess.token == found)
+        self.overall[name].add(guess.token == found)
 
     def safely(self, drafter: Drafter, call: Any, *arguments: Any) -> Any:
         """Call a drafter; go on without it if it fails."""
@@ -170,9 +205,9 @@ def pass_seconds(model: Model) -> list[float]:
 
 def known_pass_seconds(model: Model) -> list[float]:
     """Return `pass_seconds`, measured once for a model and a machine and kept in the cache."""
-    kv = getattr(model, "kv", None)
+    how = [getattr(model, name, None) for name in ("kv", "upper")]
     where = [platform.node(), thread_count(), _native.instruction_set()]
-    key = sha256_json([model.fingerprint, model.backend, kv, *where, MEASURED_ROWS])
+    key = sha256_json([model.fingerprint, model.backend, *how, *where, MEASURED_ROWS])
     note = cache_directory() / "passes" / f"{key}.json"
     if note.is_file():
         seconds: list[float] = read_json(note)
@@ -183,15 +218,27 @@ def known_pass_seconds(model: Model) -> list[float]:
     return seconds
 
 
-def planner_for(model: Model, drafter: str = "auto") -> Planner | None:
-    """Return what guesses for a model: "lookup", "none", or "auto", which takes what cannot hurt.
+def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]:
+    """Return what guesses of one text cost where so many texts share a pass, in the same terms.
 
-    That is lookup on the native engine. On others logits depend on the number of rows, if little,
-    so that guesses could change a text where two tokens are almost equally likely. Raises
-    StropError for another name.
+    That is the seconds of passes, and what a second of drafting is to be multiplied by: all texts
+    wait for it.
+
+    With n texts and k guesses for one of them, a pass over n + k rows gives n - 1 tokens besides
+    its own. It is worth its time exactly if 1 + n (v(n + k) / v(n) - 1) would be, for one text
+    alone. Beyond the rows that were measured, a row costs as much as the last one did.
     """
-    if drafter not in DRAFTERS:
-        raise unknown_name("drafter", drafter, DRAFTERS)
-    if drafter == "none" or (drafter == "auto" and model.backend != "native"):
-        return None
-    return Planner(known_pass_seconds(model), [Lookup()])
+    if together == 1:
+        return list(seconds), 1.0
+    slope = seconds[-1] - seconds[-2]
+
+    def pass_over(rows: int) -> float:
+        beyond = max(0, rows - len(seconds))
+        return seconds[min(rows, len(seconds)) - 1] + beyond * slope
+
+    plain = pass_over(together)
+    passes = [
+        seconds[0] * (1 + together * (pass_over(together + more) / plain - 1))
+        for more in range(len(seconds))
+    ]
+    return passes, together * seconds[0] / plain

@@ -43,6 +43,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "max_tokens": (lambda v: whole(v) and v >= 1, "a whole number of at least 1"),
     "seed": (lambda v: whole(v) and 0 <= v < 2**64, "a whole number from 0 to 2**64 - 1"),
+    "logit_bias": (
+        lambda v: isinstance(v, tuple) and all(whole(t) and t >= 0 and number(b) for t, b in v),
+        "a mapping of token ids to numbers",
+    ),
+    "logprobs": (lambda v: isinstance(v, bool), "true or false"),
+    "rule": (lambda v: v in ("coupled", "rejection"), "coupled or rejection"),
 }
 
 
@@ -64,11 +70,19 @@ class Sampling:
     stop: tuple[str, ...] = ()  #: end before the first of these texts
     max_tokens: int = 512  #: most tokens to generate
     seed: int = 0  #: the same seed gives the same text
+    logit_bias: tuple[tuple[int, float], ...] = ()  #: (token, what is added to its logit)
+    logprobs: bool = False  #: whether to compute the model's log-probability of each token
+    #: how guesses are checked: by the noise of their position, which changes no text, or as by
+    #: Leviathan et al., which changes texts but not their distribution (see rejection.py)
+    rule: str = "coupled"
 
     def __post_init__(self) -> None:
         stop: Any = self.stop
         if isinstance(stop, list):  # as YAML and JSON give it
             object.__setattr__(self, "stop", tuple(stop))
+        bias: Any = self.logit_bias
+        if isinstance(bias, dict):
+            object.__setattr__(self, "logit_bias", tuple(bias.items()))
         for field in fields(self):
             test, meaning = RULES[field.name]
             value = getattr(self, field.name)
@@ -94,14 +108,51 @@ def sample(
     maximises `score[v] + gumbel(seed, position, v)`, which is a draw from the softmax of the
     scores (Gumbel-max). Raises StropFailure when no logit is finite or one is NaN or +inf.
     """
+    check_finite(logits, position)
+    tokens, scores = candidates(logits, history, sampling)
+    if len(tokens) == 1:
+        return int(tokens[0])
+    return int(tokens[np.argmax(scores + gumbel(seed, position, tokens))])
+
+
+def check_finite(logits: NDArray[np.floating[Any]], position: int) -> None:
+    """Raise StropFailure when no logit is finite or one is NaN or +inf."""
     if not np.isfinite(logits.max()):  # the maximum of an array with a NaN is NaN
         raise StropFailure(f"the model's logits at position {position} are not finite")
+
+
+def candidates(
+    logits: NDArray[np.floating[Any]],
+    history: Sequence[int] | NDArray[np.integer[Any]],
+    sampling: Sampling,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the token ids that may be chosen, ascending, and their scores, see `survivors`."""
+    if sampling.logit_bias:
+        logits = biased(logits, sampling.logit_bias)
     if sampling.repetition_penalty != 1:
         logits = penalize(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    tokens, scores = survivors(logits, sampling)
-    return int(tokens[np.argmax(scores + gumbel(seed, position, tokens))])
+        return np.array([np.argmax(logits)]), np.zeros(1)
+    return survivors(logits, sampling)
+
+
+def biased(
+    logits: NDArray[np.floating[Any]], bias: Sequence[tuple[int, float]]
+) -> NDArray[np.float64]:
+    """Add to the logits of some tokens. Raises StropError for a token that there is none of."""
+    result = logits.astype(np.float64)
+    for token, value in bias:
+        if token >= len(result):
+            raise StropError(f"logit_bias: no token {token}: the model has {len(result)}")
+        result[token] += value
+    return result
+
+
+def log_probability(logits: NDArray[np.floating[Any]], token: int) -> float:
+    """Return the log of the softmax of a row of logits at a token."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max()
+    return float(scores[token] - np.log(np.exp(scores).sum()))
 
 
 def penalize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
@@ -11,7 +12,7 @@ from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.generate import complete
 from strop.decoding.planner import MOST_ROWS, NOTHING, Draft, Planner
 from strop.decoding.sampling import Sampling
-from strop.models.interface import Model
+from strop.models.interface import Model, Session
 
 
 class Noise:
@@ -25,13 +26,13 @@ class Noise:
         self.vocabulary = vocabulary
         self.chance = random.Random(0)
 
-    def start(self, prompt: Sequence[int], sampling: Sampling) -> None:
+    def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Take the next tokens."""
 
-    def propose(self) -> Iterator[Guess]:
+    def propose(self) -> Generator[Guess, None, None]:
         """Guess the next tokens."""
         while True:
             yield Guess(self.chance.randrange(self.vocabulary), 0)
@@ -44,14 +45,13 @@ class Reckless(Planner):
         super().__init__([1.0] * MOST_ROWS, drafters)
         self.chance = random.Random(0)
 
-    def draft(self, limit: int) -> Draft:
+    def draft(self, limit: int, together: int = 1) -> Draft:
         """Return some guesses, or none."""
         drafter = self.chance.choice(self.drafters)
         count = self.chance.randrange(min(limit, MOST_ROWS - 1) + 1)
-        guesses = tuple(islice(drafter.propose(), count))
-        if not guesses:
-            return NOTHING
-        return Draft(tuple(g.token for g in guesses), tuple(g.kind for g in guesses), drafter.name)
+        with closing(drafter.propose()) as proposed:
+            guesses = tuple(islice(proposed, count))
+        return Draft(guesses, drafter.name) if guesses else NOTHING
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class NativeModel:
         self.name = name
         self.directory = directory
         self.kv = kv
+        self.upper = upper
         checkpoint = open_checkpoint(directory)
         if not is_packed(checkpoint.config):
             raise StropError(
@@ -76,6 +77,7 @@ class NativeModel:
         architecture = Architecture.parse(checkpoint.config, str(directory / "config.json"))
         self.context_length = architecture.context
         self.vocabulary = architecture.vocabulary
+        self.hidden = architecture.hidden
         self.engine = build_engine(checkpoint, architecture, name, resident, upper)
 
     @cached_property

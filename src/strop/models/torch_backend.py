@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from strop.console import say
+from strop.data import write_json
 from strop.errors import StropError, failed_import
 from strop.models.cache import fingerprint
 from strop.models.checkpoint import open_checkpoint
@@ -71,6 +74,34 @@ class TorchModel:
         ]
 
 
+class WrappedModel(TorchModel):
+    """A transformers module that is in memory already, as it is."""
+
+    def __init__(self, network: Any, tokenizer: Any) -> None:
+        """Take a causal language model and its fast tokenizer; StropError if it has another."""
+        self.name = str(network.config.name_or_path) or type(network).__name__
+        self.directory = Path(self.name)
+        self.config = network.config.to_dict()
+        self.network = network
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            ends = getattr(network.generation_config, "eos_token_id", None)
+            write_json(Path(folder) / "generation_config.json", {"eos_token_id": ends})
+            self.tokenizer = Tokenizer.from_directory(Path(folder))
+        self.context_length = context_length(self.directory, self.config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 over all parameters."""
+        digest = hashlib.sha256()
+        for name, parameter in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(
+                parameter.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+            )
+        return digest.hexdigest()
+
+
 class TorchSession:
     """One sequence and its key-value cache."""
 
@@ -97,10 +128,12 @@ class TorchSession:
         head_inputs: list[Any] = []
         head = self.model.network.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
+        training = self.model.network.training
+        self.model.network.eval()
         try:
             with torch.no_grad():
                 output = self.model.network(
-                    input_ids=torch.tensor([list(tokens)]),
+                    input_ids=torch.tensor([list(tokens)], device=self.model.network.device),
                     past_key_values=self.cache,
                     use_cache=True,
                     logits_to_keep=max(keep, 1),  # to transformers 0 means all
@@ -111,9 +144,10 @@ class TorchSession:
             raise
         finally:
             hook.remove()
+            self.model.network.train(training)
         self._length += len(tokens)
-        logits: Logits = output.logits[0].float().numpy()
-        states: States = head_inputs[-1][0].float().numpy()
+        logits: Logits = output.logits[0].float().cpu().numpy()
+        states: States = head_inputs[-1][0].float().cpu().numpy()
         self.states = states[len(states) - keep :]
         return logits[len(logits) - keep :]
 
@@ -196,3 +230,12 @@ def quietly() -> Iterator[None]:
         logging.disable(level)
         if shown:
             bars.enable_progress_bar()
+
+
+def wrap(network: Any, tokenizer: Any) -> WrappedModel:
+    """Let Strop generate with a transformers model that is in memory, such as one in training.
+
+    `network` is a causal language model on any device, `tokenizer` its fast tokenizer; neither is
+    changed. Its logits depend on the number of rows in their last bits: see `planner_for`.
+    """
+    return WrappedModel(network, tokenizer)

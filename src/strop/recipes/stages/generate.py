@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from strop.console import progress
@@ -33,18 +34,20 @@ class GenerateOptions:
     stop: tuple[str, ...] = Sampling.stop  #: end before the first of these texts
     max_tokens: int = 128  #: most tokens of one generation
     backend: BackendName | None = None  #: what computes; else native if packed, torch if not
-    drafter: str = "auto"  #: what guesses tokens, which changes speed only: auto, lookup or none
+    drafter: str = "auto"  #: what guesses tokens, which changes speed only: auto, lookup, nested,
+    #: none, or the path of a draft head or model
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise StropError("prompts: at least one is needed, and none may be empty")
-        if self.drafter not in DRAFTERS:
+        if self.drafter not in DRAFTERS and not Path(self.drafter).exists():
             raise unknown_name("drafter", self.drafter, DRAFTERS)
         self.sampling(0)  # raises for a value out of range
 
     def sampling(self, seed: int) -> Sampling:
         """Return the settings of the decoder."""
-        names = [field.name for field in fields(Sampling) if field.name != "seed"]
+        own = {field.name for field in fields(self)}
+        names = [field.name for field in fields(Sampling) if field.name in own]
         return Sampling(seed=seed, **{name: getattr(self, name) for name in names})
 
 

@@ -1,0 +1,115 @@
+"""Drafts by a head: it sees the state of the right row, and changes no text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.models.test_draft_head import weights_for
+
+from strop.decoding import Sampling, complete, complete_many, planner_for
+from strop.decoding.head import HeadDrafter
+from strop.decoding.planner import Planner
+from strop.decoding.verify import Noise, Reckless, compare
+from strop.errors import StropError
+from strop.models import load, pack
+from strop.models.draft_head import write_draft_head
+
+TOKENS = np.arange(3, 250)
+SAMPLINGS = [
+    Sampling(temperature=0, repetition_penalty=1, min_p=0, max_tokens=50),
+    Sampling(temperature=0.8, repetition_penalty=1.1, max_tokens=50, seed=5),
+]
+PROMPTS = [[5, 6, 7, 5, 6], list(range(40, 90)), [1]]
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("packed") / "model"
+    pack(str(tiny_model), "bfp8", directory)
+    weights = weights_for(64)
+    rows = np.random.default_rng(0).standard_normal((len(TOKENS), 64)).astype(np.float32)
+    weights["head"] = rows / 8
+    write_draft_head(directory / "draft", weights, TOKENS, "bfp8", {})
+    return directory
+
+
+class Checked(HeadDrafter):
+    """Compares the state that it is given with that of a new session."""
+
+    def extend(self, tokens):
+        super().extend(tokens)
+        session = self.model.session()
+        session.forward(self.tokens[:-1], last=1)
+        assert np.array_equal(self.state, session.states[-1])
+        self.checked += 1
+
+
+def checked(packed, model):
+    drafter = Checked(packed / "draft", model)
+    drafter.model, drafter.checked = model, 0
+    return drafter
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_state_is_that_from_which_the_last_token_was_chosen(packed, sampling) -> None:
+    model = load(str(packed))
+    drafter = checked(packed, model)
+    planner = Reckless([drafter, Noise(model.vocabulary)])
+    planner.safely = lambda drafter, call, *arguments: call(*arguments)  # errors are to be seen
+    complete(model, PROMPTS[0], sampling, planner=planner)
+    assert drafter.checked > 20
+    drafters = []
+
+    def new_planner():
+        drafters.append(checked(packed, model))
+        planner = Reckless([drafters[-1], Noise(model.vocabulary)])
+        planner.safely = lambda drafter, call, *arguments: call(*arguments)
+        return planner
+
+    assert len(list(complete_many(model, PROMPTS, [sampling] * 3, new_planner, width=2))) == 3
+    assert sum(one.checked for one in drafters) > 60
+
+
+def test_no_text_is_changed(packed) -> None:
+    model = load(str(packed))
+    drafter = HeadDrafter(packed / "draft", model)
+    rows = list(compare(model, PROMPTS, SAMPLINGS, lambda: Reckless([drafter])))
+    assert [row.first_difference for row in rows] == [None] * len(rows)
+    assert sum(row.guessed for row in rows) > 100
+
+
+def test_guesses_are_tokens_that_the_head_has(packed) -> None:
+    model = load(str(packed))
+    drafter, session = HeadDrafter(packed / "draft", model), model.session()
+    session.forward(PROMPTS[1])
+    drafter.start(PROMPTS[1], SAMPLINGS[1], session)
+    drafter.extend([5])
+    proposed = drafter.propose()
+    guesses = [next(proposed) for _ in range(5)]
+    assert all(guess.token in TOKENS for guess in guesses)
+    assert drafter.seconds > 0
+
+
+def test_a_head_beside_the_model_is_used(packed, tmp_path: Path) -> None:
+    model = load(str(packed))
+    assert [one.name for one in planner_for(model).drafters] == ["lookup", "head"]
+    by_path = planner_for(model, str(packed / "draft"))
+    assert [one.name for one in by_path.drafters] == ["lookup", "head"]
+    write_draft_head(tmp_path / "other", weights_for(96), np.arange(17), "bfp8", {})
+    with pytest.raises(StropError, match="not made for"):
+        planner_for(model, str(tmp_path / "other"))
+
+
+def test_a_head_needs_the_native_backend(packed) -> None:
+    with pytest.raises(StropError, match="native backend"):
+        planner_for(load(str(packed), "torch"), str(packed / "draft"))
+
+
+def test_the_planner_stops_asking_a_head_that_is_never_right(packed) -> None:
+    model = load(str(packed))
+    drafter = HeadDrafter(packed / "draft", model)
+    drafter.seconds = 0.001
+    planner = Planner([0.006, 0.0061, 0.0062], [drafter])
+    sampling = Sampling(max_tokens=400, temperature=1.5, min_p=0, repetition_penalty=1)
+    cost = complete(model, [5], sampling, planner=planner).statistics
+    assert cost.guessed.get("head", 0) < 100

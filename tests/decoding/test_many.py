@@ -1,0 +1,58 @@
+"""Texts that are written together are those that are written alone."""
+
+import pytest
+
+from strop.decoding import GREEDY, Sampling, complete, complete_many
+from strop.decoding.lookup import Lookup
+from strop.decoding.planner import Planner, shared
+from strop.decoding.verify import Noise
+from strop.errors import StropError
+
+PROMPTS = [[5, 9, 5, 9], [7], [], [1, 2, 3] * 5, [200, 31], [5] * 30]
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+@pytest.mark.parametrize("guessing", [False, True])
+def test_the_same_texts(fake, width, guessing):
+    samplings = [
+        Sampling(max_tokens=10 + 7 * index, temperature=0.7 * (index % 2), seed=index)
+        for index in range(len(PROMPTS))
+    ]
+
+    def planner():
+        return Planner([1.0 + 0.01 * row for row in range(16)], [Lookup(), Noise(200)])
+
+    found = dict(complete_many(fake(), PROMPTS, samplings, planner if guessing else None, width))
+    assert sorted(found) == list(range(len(PROMPTS)))
+    for index, prompt in enumerate(PROMPTS):
+        alone = complete(fake(), prompt, samplings[index])
+        assert found[index].tokens == alone.tokens
+        assert found[index].text == alone.text
+        assert found[index].finish_reason == alone.finish_reason
+        cost = found[index].statistics
+        assert cost.generated_tokens == 1 + cost.passes + sum(cost.accepted.values())
+
+
+def test_a_prompt_that_fills_the_context(fake):
+    model = fake()
+    full = [5] * model.context_length
+    found = dict(complete_many(model, [full, [7]], [GREEDY, Sampling(max_tokens=4)]))
+    assert found[0].finish_reason == "context"
+    assert len(found[1].tokens) == 4
+
+
+def test_errors_come_before_anything_is_computed(fake):
+    model = fake()
+    with pytest.raises(StropError, match="shorten the prompt"):
+        complete_many(model, [[7], [5] * 1000], [GREEDY, GREEDY])
+    assert model.passes == []
+
+
+def test_what_a_guess_costs_where_texts_share_a_pass():
+    seconds = [2.0, 2.2, 2.4, 2.6, 2.8, 3.0]
+    assert shared(seconds, 1) == (seconds, 1.0)
+    # Three texts: a fourth row makes 2.4 s into 2.6: worth it if it gives 3 * 0.2 / 2.4 tokens.
+    passes, delay = shared(seconds, 3)
+    assert passes[1] == pytest.approx(2.0 * (1 + 3 * (2.6 / 2.4 - 1)))
+    assert delay == pytest.approx(3 * 2.0 / 2.4)  # a millisecond of drafting holds up three texts
+    assert shared(seconds, 5)[0][4] == pytest.approx(2.0 * (1 + 5 * (3.6 / 2.8 - 1)))  # beyond
