@@ -18,6 +18,7 @@ import typer
 from strop.cli import formats
 from strop.cli.chat import chat
 from strop.cli.check import check
+from strop.cli.draft import draft
 from strop.cli.generate import generate
 from strop.cli.pack import pack, unpack
 from strop.cli.run import run
@@ -62,6 +63,7 @@ app.command()(check)
 app.command()(generate)
 app.command()(chat)
 app.command()(verify)
+app.command()(draft)
 app.add_typer(formats.app, name="formats")
 
 

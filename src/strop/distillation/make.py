@@ -1,0 +1,227 @@
+"""Make a draft head for a model, if it can pay, and say what it is expected to give."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.console import progress, say
+from strop.decoding.planner import known_pass_seconds
+from strop.distillation.prompts import own_prompts
+from strop.distillation.texts import Texts, write_texts
+from strop.errors import StropError, failed_import
+from strop.models import load
+from strop.models.checkpoint import open_checkpoint
+from strop.models.draft_head import write_draft_head
+from strop.models.native_backend import HEAD, NativeModel
+from strop.models.packed import packed_tensors, read_packed
+from strop.stats import Interval, wilson
+
+FORMAT = "bfp8"  #: of the head's matrices
+HELD_OUT = 0.05  #: of the prompts, on whose answers acceptance is measured
+WRITING = 0.5  #: of the time, at most
+MINUTES_LEFT = 0.5  #: for training, at least
+POSITIONS = 4096  #: on which it is measured, at most
+HOPED_FOR = 0.75  #: share of right guesses beyond which no head of this kind gets
+LEAST_GAIN = 1.05
+#: (tokens that can be guessed, inner size of the MLP in times of the hidden one) to choose from
+SIZES = ((4096, 2.0), (8192, 2.0), (16384, 2.0), (8192, 4.0))
+TRIAL = 0.05  #: part of the time that each size is tried for
+
+
+@dataclass(frozen=True)
+class DraftReport:
+    """What came out."""
+
+    #: how often the 1st, 2nd ... guess was right, for prompts that it did not learn from, greedily
+    acceptance: tuple[Interval, ...]
+    guess_seconds: float  #: that a guess takes
+    pass_seconds: tuple[float, ...]  #: that a pass of the model over 1, 2 ... tokens takes
+    outputs: int  #: tokens that can be guessed
+    inner: int  #: size of the MLP
+    written: int  #: tokens that it learned from
+    speedup: float  #: expected, in times of plain generation
+    length: int  #: guesses at a time that give it
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {**vars(self), "acceptance": [rate.to_json() for rate in self.acceptance]}
+
+
+def expected(
+    acceptance: Sequence[float], guess_seconds: float, seconds: Sequence[float]
+) -> tuple[float, int]:
+    """Return the speed in times of plain generation, and the number of guesses that gives it."""
+    best, tokens, reach = (1.0, 0), 1.0, 1.0
+    for count, rate in enumerate(acceptance[: len(seconds) - 1], start=1):
+        reach *= rate
+        tokens += reach
+        speed = tokens * seconds[0] / (seconds[count] + count * guess_seconds)
+        best = max(best, (speed, count))
+    return best
+
+
+def make_draft(
+    target: str,
+    output: Path | None = None,
+    prompts: Sequence[str] | None = None,
+    minutes: float = 45.0,
+    tokens: int = 400_000,
+    seed: int = 0,
+) -> DraftReport:
+    """Let a packed model write texts, train a head to imitate it, and write the head.
+
+    Without `prompts` the model also writes those. Of `minutes`, training takes what writing leaves.
+    Raises StropError where arithmetic says that no head can pay, with the numbers.
+    """
+    begin = time.monotonic()
+    model = load(target)
+    if not isinstance(model, NativeModel):
+        raise StropError(f"{target}: draft heads are for packed models: strop pack {target}")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise failed_import(error, ["torch"], "torch") from error
+    from strop.distillation.network import Head, Teacher, right_guesses, train
+
+    seconds = known_pass_seconds(model)
+    embedding, rows, final_norm, epsilon = model_head(model)
+    refuse_if_hopeless(model, seconds)
+    asked = asked_of(model, prompts, seed)
+    count = max(1, int(HELD_OUT * len(asked)))
+    if len(asked) <= count:
+        raise StropError(f"{len(asked)} prompts are too few: give at least two")
+
+    def texts_for(some: Sequence[Sequence[int]], part: float) -> Texts:
+        seconds = part * WRITING * 60 * minutes
+        return write_texts(model, some, int(part * tokens), seed, seconds)
+
+    held_out = texts_for(asked[:count], HELD_OUT)
+    learned = texts_for(asked[count:], 1 - HELD_OUT)
+    frequency = np.bincount(learned.tokens, minlength=model.vocabulary)
+    order = np.argsort(-frequency, kind="stable")
+    left = max(MINUTES_LEFT, minutes - (time.monotonic() - begin) / 60)
+
+    def trained(
+        outputs: int, inner: int, time_left: float, label: str
+    ) -> tuple[Any, NDArray[np.int64], list[Interval]]:
+        ids = np.sort(order[:outputs])
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            head = Head(rows[ids], final_norm, inner, epsilon)
+        teacher = Teacher(embedding, rows[ids])
+        with progress(label, 100.0, "%") as advance:
+            done = 0.0
+            for part, _ in train(head, teacher, learned, time_left, seed):
+                advance(100 * (part - done))
+                done = part
+        counts = right_guesses(head, teacher, rows, ids, held_out, POSITIONS)
+        return head, ids, [wilson(right, max(1, of)) for right, of in counts]
+
+    hidden = rows.shape[1]
+    tried = []
+    for outputs, times in SIZES:
+        inner = int(times * hidden)
+        head, ids, rates = trained(
+            outputs, inner, TRIAL * left, f"trying {outputs} tokens, {inner}"
+        )
+        guess = guess_seconds(head, ids, model)
+        speed, length = expected(extended(rates), guess, seconds)
+        tried.append((speed, outputs, inner))
+        say(
+            f"{outputs} tokens, inner size {inner}: right {shares(rates)}, a guess takes "
+            f"{1e3 * guess:.2f} ms: {speed:.2f} times as fast, {length} at a time"
+        )
+    _, outputs, inner = max(tried)
+    say(f"taking {outputs} tokens and inner size {inner}, the fastest of these")
+    head, ids, rates = trained(outputs, inner, (1 - TRIAL * len(SIZES)) * left, "training")
+    guess = guess_seconds(head, ids, model)
+    speed, length = expected(extended(rates), guess, seconds)
+    report = DraftReport(
+        acceptance=tuple(rates),
+        guess_seconds=guess,
+        pass_seconds=tuple(seconds),
+        outputs=outputs,
+        inner=inner,
+        written=len(learned.tokens),
+        speedup=speed,
+        length=length,
+    )
+    facts = {"target": model.name, **report.to_json()}
+    write_draft_head(output or model.directory / "draft", head.weights(), ids, FORMAT, facts)
+    return report
+
+
+def asked_of(model: NativeModel, prompts: Sequence[str] | None, seed: int) -> list[list[int]]:
+    """Return the tokens of the prompts, which the model writes itself if there are none."""
+    from strop.decoding import prompt_tokens
+
+    if prompts is None:
+        return own_prompts(model, seed)
+    room = model.context_length // 2
+    asked = [prompt_tokens(model.tokenizer, prompt) for prompt in prompts]
+    kept = [prompt for prompt in asked if len(prompt) <= room]
+    if not kept:
+        raise StropError("no prompt that fits half the context")
+    if len(kept) < len(asked):
+        say(f"{len(asked) - len(kept)} prompts left out: longer than half the context")
+    random = np.random.default_rng(seed)
+    return [kept[index] for index in random.permutation(len(kept))]
+
+
+def refuse_if_hopeless(model: NativeModel, seconds: Sequence[float]) -> None:
+    """Raise StropError if even a very good head that took no time would not help."""
+    speed, _ = expected([HOPED_FOR] * 8, 0.0, seconds)
+    if speed < LEAST_GAIN:
+        costs = ", ".join(f"{one / seconds[0]:.2f}" for one in seconds[:5])
+        raise StropError(
+            f"{model.name}: drafts cannot pay on this machine: passes over 1, 2 ... tokens take "
+            f"{costs} times one, so {HOPED_FOR:.0%} right guesses that cost nothing would make it "
+            f"{speed:.2f} times as fast"
+        )
+
+
+def model_head(model: NativeModel) -> tuple[Any, Any, Any, float]:
+    """Return embeddings, the rows of the head, the last norm's weight and epsilon, as tensors."""
+    import torch
+
+    from strop.blockfp import dequantize
+
+    checkpoint = open_checkpoint(model.directory)
+    packed = packed_tensors(str(model.directory), checkpoint.config["quantization_config"])
+
+    def matrix(name: str) -> Any:
+        return torch.from_numpy(dequantize(read_packed(checkpoint, name, *packed[name])))
+
+    embedding = matrix("model.embed_tokens.weight")
+    rows = matrix(HEAD) if HEAD in packed else embedding
+    norm = torch.from_numpy(checkpoint.read("model.norm.weight").astype(np.float32))
+    return embedding, rows, norm, float(checkpoint.config["rms_norm_eps"])
+
+
+def extended(rates: Sequence[Interval], most: int = 8) -> list[float]:
+    """Return the rates, and as many more: as the last one."""
+    means = [rate.estimate for rate in rates]
+    return [*means, *[means[-1]] * (most - len(means))]
+
+
+def shares(rates: Sequence[Interval]) -> str:
+    """Format rates."""
+    return ", ".join(f"{rate.estimate:.0%}" for rate in rates)
+
+
+def guess_seconds(head: Any, ids: NDArray[np.int64], model: NativeModel) -> float:
+    """Return the time of a guess, by the head as it will be written."""
+    from strop.decoding.head import HeadDrafter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "draft"
+        write_draft_head(path, head.weights(), ids, FORMAT, {})
+        return HeadDrafter(path, model).seconds

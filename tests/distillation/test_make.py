@@ -1,0 +1,103 @@
+"""Making a draft head, on a tiny model and in seconds; and when it is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strop.decoding import Sampling, complete, planner_for
+from strop.decoding.verify import Reckless, compare
+from strop.distillation import make as making
+from strop.distillation import make_draft
+from strop.distillation.make import expected, refuse_if_hopeless
+from strop.distillation.prompts import own_prompts
+from strop.distillation.texts import write_texts
+from strop.errors import StropError
+from strop.models import load, pack
+
+PROMPTS = [f"prompt number {index}" for index in range(40)]
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("packed") / "model"
+    pack(str(tiny_model), "bfp8", directory)
+    return directory
+
+
+def test_from_prompts_to_a_head_that_guesses(
+    packed: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        making, "known_pass_seconds", lambda model: [0.01 + 0.0001 * n for n in range(16)]
+    )
+    monkeypatch.setattr(making, "SIZES", ((64, 1.0), (200, 2.0)))
+    monkeypatch.setattr(making, "MINUTES_LEFT", 0.05)
+    monkeypatch.setattr("strop.distillation.texts.MOST", 40)
+    report = make_draft(str(packed), tmp_path / "head", PROMPTS, minutes=0.1, tokens=2000)
+    assert len(report.acceptance) == 3
+    assert all(0 <= rate.low <= rate.estimate <= rate.high <= 1 for rate in report.acceptance)
+    assert report.speedup >= 1
+    assert (report.outputs, report.inner) in {(64, 64), (200, 128)}
+    model = load(str(packed))
+    drafters = planner_for(model, str(tmp_path / "head")).drafters
+    sampling = Sampling(max_tokens=40, seed=3)
+    rows = list(compare(model, [[5, 6, 7]], [sampling], lambda: Reckless(drafters)))
+    assert rows[0].first_difference is None
+    assert rows[0].guessed > 0
+
+
+def test_states_and_tokens_of_texts_belong_together(packed: Path) -> None:
+    model = load(str(packed))
+    prompts = [[5, 6, 7], [9, 8]]
+    texts = write_texts(model, prompts, 300, 0, 60.0)
+    assert texts.spans[0, 0] == 0
+    assert texts.spans[-1, 1] == len(texts.tokens) == len(texts.states)
+    begin, end = texts.spans[0]
+    # A text begins with the last token of its prompt.
+    prompt = next(one for one in prompts if one[-1] == texts.tokens[begin])
+    session = model.session()
+    session.forward([*prompt[:-1], *texts.tokens[begin:end].tolist()])
+    assert np.array_equal(
+        session.states[len(prompt) - 1 :].astype(np.float16), texts.states[begin:end]
+    )
+    assert texts.starts(3).max() <= end or len(texts.spans) > 1
+
+
+def test_prompts_that_the_model_writes_are_chat_messages(packed: Path, monkeypatch) -> None:
+    monkeypatch.setattr("strop.distillation.prompts.COUNT", 8)
+    model = load(str(packed))
+    found = own_prompts(model, 0)
+    assert found
+    for prompt in found:
+        text = model.tokenizer.decode(prompt, special=True)
+        assert text.startswith("<|im_start|>user")
+        assert text.endswith("<|im_start|>assistant\n")
+    assert complete(model, found[0], Sampling(max_tokens=3)).tokens
+
+
+def test_what_is_expected_by_hand() -> None:
+    # Two guesses, right half of the time: 1 + 1/2 + 1/4 tokens for a pass of 1.2 and two of 0.1.
+    speed, length = expected([0.5, 0.5], 0.1, [1.0, 1.1, 1.2])
+    assert (speed, length) == (pytest.approx(1.75 / 1.4), 2)
+    assert expected([0.5], 0.5, [1.0, 2.0]) == (1.0, 0)
+
+
+def test_where_no_head_can_pay_it_is_refused_with_the_numbers(packed: Path) -> None:
+    model = load(str(packed))
+    with pytest.raises(StropError, match=r"cannot pay on this machine: .* 1.00, 2.00"):
+        refuse_if_hopeless(model, [1.0, 2.0, 3.0, 4.0, 5.0])
+    refuse_if_hopeless(model, [1.0, 1.1, 1.2])
+
+
+def test_what_is_not_packed_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(StropError, match="strop pack"):
+        make_draft(str(tiny_model))
+
+
+def test_too_few_prompts(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "known_pass_seconds", lambda model: [0.01] * 16)
+    with pytest.raises(StropError, match="too few"):
+        make_draft(str(packed), prompts=["one"])
+    with pytest.raises(StropError, match="no prompt that fits"):
+        make_draft(str(packed), prompts=["long " * 400])
