@@ -6,7 +6,8 @@ PEERS := .venv-peers
 SANITIZE := .venv-sanitize
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration bench-engine clean
+.PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
+  bench-engine bench-assisted clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -50,6 +51,10 @@ bench-calibration: $(VENV)/.installed  ## what calibrating gives, half an hour; 
 
 bench-engine: $(VENV)/.installed $(PEERS)/.installed  ## the engine beside llama.cpp, an hour; needs STROP_DATA
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-assisted: $(VENV)/.installed $(PEERS)/.installed  ## drafts beside none, an hour; needs STROP_DATA
+	$(BIN)/python benchmarks/assisted.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove what was built and run, not the models in the cache

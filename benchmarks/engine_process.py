@@ -45,13 +45,13 @@ class Setup:
 class Worker:
     """A process with one engine; it sleeps until it is asked."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, script: str) -> None:
         self.setup = setup
-        python = str(PEERS) if setup.engine == "llama.cpp" else sys.executable
+        python = str(PEERS) if setup.engine.startswith("llama") else sys.executable
         arguments = json.dumps(vars(setup) | {"path": str(setup.path)})
         threads = {"OMP_NUM_THREADS": str(setup.threads)}
         self.process = subprocess.Popen(
-            [python, str(HERE / "engine_worker.py"), arguments],
+            [python, str(HERE / script), arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -61,7 +61,7 @@ class Worker:
         children.add(self.process.pid)
 
     def ask(self, measure: str, **arguments: Any) -> Any:
-        """Return what a function of engine_worker.py measures."""
+        """Return what a function of the script measures."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         time.sleep(SETTLE)
@@ -80,7 +80,9 @@ class Worker:
 
 
 @contextmanager
-def workers(setups: dict[str, Setup]) -> Iterator[dict[str, Worker]]:
+def workers(
+    setups: dict[str, Setup], script: str = "engine_worker.py"
+) -> Iterator[dict[str, Worker]]:
     """Start a worker for each setup; equal setups share one."""
     started: list[Worker] = []
     named: dict[str, Worker] = {}
@@ -88,7 +90,7 @@ def workers(setups: dict[str, Setup]) -> Iterator[dict[str, Worker]]:
         for name, setup in setups.items():
             shared = next((worker for worker in started if worker.setup == setup), None)
             if shared is None:
-                started.append(shared := Worker(setup))
+                started.append(shared := Worker(setup, script))
             named[name] = shared
         yield named
     finally:

@@ -1,0 +1,291 @@
+"""Assisted generation beside plain generation on the same engine, and beside two other libraries.
+
+Every prompt is answered by each drafter in turns, in one process, from the same cache; the texts
+must be the same, token by token. Small models loop, which flatters drafts: a text is cut where its
+last 16 tokens stand in it a second time, and what follows is not measured. Needs .venv-peers and
+$STROP_DATA; rounds are kept in runs/assisted. Writes benchmarks/results/assisted*.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import assisted_prompts
+import engine_models as models
+from engine_process import THREADS, Row, Setup, rounds, workers
+from strop import _native
+from strop.console import say
+from strop.data import read_json, sha256_file, sha256_json, write_json
+from strop.decoding import GREEDY, CachedSession, Planner, Sampling, complete, prompt_tokens
+from strop.decoding.choose import planner_for
+from strop.decoding.planner import known_pass_seconds
+from strop.models import load, resolve
+from strop.models.interface import Model
+from strop.recipes.environment import environment
+from strop.stats import Interval, bootstrap
+from tables import table
+
+RESULTS = Path(__file__).parent / "results"
+MOST_TOKENS = 128
+ROOM = 1920  #: tokens of a prompt, which all of these engines have room for
+LOOP = 16  #: tokens that stand in a text twice: from there on it repeats itself
+LEAST = 16  #: tokens of a text that is measured
+SAMPLINGS = {
+    "greedy": replace(GREEDY, max_tokens=MOST_TOKENS),
+    "T=0.8": Sampling(temperature=0.8, max_tokens=MOST_TOKENS, seed=1),
+}
+#: model -> how it is packed, beside those of the engine's benchmark
+NESTED = {"format": "bfp8n"}
+SPEC_BENCH = {*assisted_prompts.GROUPS, assisted_prompts.CHAT}
+PEER_PROMPTS = 2  #: of each category
+PEERS = {
+    "transformers": "transformers, prompt_lookup_num_tokens=8",
+    "llama.cpp": "llama-cpp-python, LlamaPromptLookupDecoding",
+}
+
+
+def looped(tokens: Sequence[int]) -> int:
+    """Return the number of tokens before a text repeats itself."""
+    seen = set()
+    for end in range(LOOP, len(tokens) + 1):
+        piece = tuple(tokens[end - LOOP : end])
+        if piece in seen:
+            return end - LOOP
+        seen.add(piece)
+    return len(tokens)
+
+
+class Arms:
+    """The ways to generate with one model."""
+
+    def __init__(self, model: Model, head: Path | None) -> None:
+        self.model = model
+        self.names: dict[str, str] = {"plain": "none", "lookup": "lookup", "auto": "auto"}
+        if model.config["quantization_config"]["format"] == NESTED["format"]:
+            self.names["nested"] = "nested"
+        elif head is not None:
+            self.names["head"] = str(head)
+
+    def planners(self) -> dict[str, Planner | None]:
+        """Return a planner for each, which has learned nothing."""
+        return {arm: planner_for(self.model, name) for arm, name in self.names.items()}
+
+
+def measure_model(
+    model: Model, head: Path | None, texts: dict[str, list[str]], number: int
+) -> list[Row]:
+    """Answer every prompt in each way; a row for each prompt and sampling."""
+    arms = Arms(model, head)
+    found = []
+    for kind, sampling in SAMPLINGS.items():
+        planners = arms.planners()
+        for category, prompts in texts.items():
+            for index, prompt in enumerate(prompts):
+                tokens = prompt_tokens(model.tokenizer, prompt)[
+                    : model.context_length - MOST_TOKENS
+                ]
+                cache = CachedSession(model.session())
+                plain = complete(model, tokens, sampling, cache)
+                length = looped(plain.tokens)
+                row: Row = {"sampling": kind, "category": category, "prompt": index}
+                row |= {"tokens": length, "differ": 0, "arms": {}}
+                found.append(row)
+                names = list(arms.names)
+                start = (number + index) % len(names)
+                for arm in names[start:] + names[:start]:
+                    settings = replace(sampling, max_tokens=length)
+                    done = complete(model, tokens, settings, cache, planners[arm])
+                    cost = done.statistics
+                    row["differ"] += done.tokens != plain.tokens[:length]
+                    if length < LEAST:
+                        continue  # compared, but too short to be timed
+                    row["arms"][arm] = {
+                        "seconds": cost.decode_seconds,
+                        "passes": cost.passes,
+                        "guessed": sum(cost.guessed.values()),
+                        "accepted": sum(cost.accepted.values()),
+                    }
+    return found
+
+
+def measure_peers(model: Model, texts: dict[str, list[str]], gguf: Path, source: Path) -> list[Row]:
+    """Let the other libraries answer some prompts, with lookup of their own, and us too."""
+    setups = {
+        "transformers": Setup("transformers", source, THREADS, {"dtype": "float32"}),
+        "llama.cpp": Setup("llama-cpp-python", gguf, THREADS),
+    }
+    found = []
+    with workers(setups, "assisted_worker.py") as running:
+        planner = planner_for(model, "auto")
+        for category, prompts in texts.items():
+            for index, prompt in enumerate(prompts[:PEER_PROMPTS]):
+                tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
+                row: Row = {"category": category, "prompt": index}
+                for name, worker in running.items():
+                    seconds, count = worker.ask("write", tokens=tokens, most=MOST_TOKENS)
+                    row[name] = seconds / max(count, 1)
+                cost = complete(model, tokens, SAMPLINGS["greedy"], planner=planner).statistics
+                row["strop"] = cost.decode_seconds / max(cost.generated_tokens - 1, 1)
+                found.append(row)
+    return found
+
+
+def ratio(rows: Sequence[Row], arm: str) -> Interval:
+    """Return how many times as fast as plain generation an arm is, over all tokens of some rows.
+
+    Of each prompt the median over rounds counts; the interval is a bootstrap over prompts.
+    """
+    prompts: dict[Any, list[tuple[float, float]]] = {}
+    for row in rows:
+        if arm in row["arms"]:
+            key = (row["sampling"], row["category"], row["prompt"])
+            pair = row["arms"]["plain"]["seconds"], row["arms"][arm]["seconds"]
+            prompts.setdefault(key, []).append(pair)
+    pairs = np.array([np.median(np.array(one), axis=0) for one in prompts.values()])
+
+    def quotient(sample: np.ndarray) -> np.ndarray:
+        both = pairs[sample.astype(int)].sum(axis=-2)
+        result: np.ndarray = both[..., 0] / both[..., 1]
+        return result
+
+    return bootstrap(np.arange(len(pairs), dtype=float), quotient)
+
+
+def cells(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield a row of the table for each model, sampling and category."""
+    keys = dict.fromkeys((row["model"], row["sampling"], row["category"]) for row in rows)
+    for model, sampling, category in keys:
+        chosen = [
+            row
+            for row in rows
+            if (row["model"], row["sampling"], row["category"]) == (model, sampling, category)
+            and row["arms"]
+        ]
+        if not chosen:
+            continue
+        auto = [row["arms"]["auto"] for row in chosen]
+        made = sum(row["tokens"] - 1 for row in chosen)
+        plain = sum(row["arms"]["plain"]["seconds"] for row in chosen)
+        yield {
+            "model": model,
+            "sampling": sampling,
+            "category": category,
+            "prompts": len({row["prompt"] for row in chosen}),
+            "plain tokens/s": made / plain,
+            "auto, times plain": ratio(chosen, "auto").to_json(),
+            "tokens per pass": made / sum(one["passes"] for one in auto),
+            "guesses right": sum(one["accepted"] for one in auto)
+            / max(1, sum(one["guessed"] for one in auto)),
+            "lookup, times plain": ratio(chosen, "lookup").to_json(),
+            "other": other_arm(chosen),
+        }
+
+
+def other_arm(rows: Sequence[Row]) -> str | None:
+    """Return the speed of the arm that only this model has."""
+    for arm in ("head", "nested"):
+        if arm in rows[0]["arms"]:
+            found = ratio(rows, arm)
+            return f"{arm} {found.estimate:.3g} [{found.low:.3g}, {found.high:.3g}]"
+    return None
+
+
+def claims(rows: Sequence[Row], peers: Sequence[Row]) -> dict[str, Any]:
+    """Return the keys of the RESULT line."""
+    eight = [row for row in rows if row["model"] == "8-bit" and row["sampling"] == "greedy"]
+
+    def of(category: str, arm: str = "lookup") -> float:
+        return ratio([row for row in eight if row["category"] == category], arm).estimate
+
+    def beside(name: str) -> float:
+        return float(np.median([row[name] / row["strop"] for row in peers]))
+
+    worst = min(cells(rows), key=lambda cell: cell["auto, times plain"]["estimate"])
+    say(f"worst: {worst['model']}, {worst['sampling']}, {worst['category']}")
+    found_worst = worst["auto, times plain"]["estimate"]
+    keys = {(row["sampling"], row["category"]) for row in rows if "head" in row["arms"]}
+    for kind, category in sorted(keys):
+        some = [row for row in rows if (row["sampling"], row["category"]) == (kind, category)]
+        found_worst = min(found_worst, ratio(some, "head").estimate)
+    found = {
+        "mismatches": sum(row["differ"] for row in rows),
+        "worst_category": found_worst,
+        "summarization8": of("summarization"),
+        "rag8": of("rag"),
+        "editing8": min(of("editing"), of("extraction")),
+        "vs_transformers": beside("transformers"),
+        "vs_llamacpp": beside("llama.cpp"),
+    }
+    spec = [row for row in eight if row["category"] in SPEC_BENCH and "head" in row["arms"]]
+    if spec:
+        found["overall8_draft"] = ratio(spec, "head").estimate
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=12, help="of each category")
+    parser.add_argument("--head", type=Path, help="a draft head for the 8-bit model")
+    parser.add_argument("--output", type=Path, default=Path("runs/assisted"))
+    arguments = parser.parse_args()
+    if not models.PEERS.exists():
+        sys.exit(f"no {models.PEERS}: run  make bench-assisted")
+    source = resolve(models.MODEL)
+    packs = models.PACKS | {"nested": NESTED}
+    files = {name: models.packed(models.MODEL, source, **how) for name, how in packs.items()}
+    texts = assisted_prompts.prompts(arguments.prompts)
+    head = arguments.head
+    code = sorted((models.HERE.parent / "src" / "strop" / "decoding").glob("*.py"))
+    weights = [file.path / "model.safetensors" for file in files.values()]
+    weights += [head / "model.safetensors"] if head else []
+    used = [sha256_file(path) for path in (Path(str(_native.__file__)), *code, *weights)]
+    key = [used, sha256_json(texts), THREADS]
+    output = arguments.output / sha256_json(key)[:12]
+    rows: list[Row] = []
+    for name, file in files.items():
+        model = load(str(file.path))
+        known_pass_seconds(model)
+        use = head if name == "8-bit" else None
+
+        def measure(number: int, model: Model = model, use: Path | None = use) -> Row:
+            return {"rows": measure_model(model, use, texts, number)}
+
+        for kept in rounds(output / f"{name}.json", arguments.rounds, measure):
+            rows += [row | {"model": name} for row in kept["rows"]]
+    gguf = models.gguf(models.MODEL, models.smollm2_gguf(), "Q8_0").path
+    path = output / "peers.json"
+    if not path.exists():
+        eight = load(str(files["8-bit"].path))
+        write_json(path, measure_peers(eight, texts, gguf, source))
+    found = claims(rows, read_json(path))
+    name = f"assisted_{_native.instruction_set()}"
+    result = {
+        "name": name,
+        "title": f"assisted generation in times of plain generation, {arguments.rounds} rounds, "
+        "95% intervals over prompts; looping ends of texts left out",
+        "machine": {
+            "processor": environment()["processor"],
+            "kernels": f"{_native.instruction_set()} kernels",
+            "threads": f"{THREADS} threads",
+        },
+        "model": "SmolLM2-135M-Instruct, which is weak and loops",
+        "rows": list(cells(rows)),
+        "result": found,
+        "environment": environment(),
+    }
+    write_json(RESULTS / f"{name}.json", result)
+    print(table(name))
+    print("RESULT " + json.dumps({k: round(v, 4) for k, v in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
