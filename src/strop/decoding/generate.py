@@ -32,7 +32,7 @@ from strop.decoding.planner import NOTHING, Draft, Planner
 from strop.decoding.rejection import accept_or_replace
 from strop.decoding.sampling import Sampling, log_probability, sample
 from strop.errors import StropError
-from strop.models.interface import Logits, Model
+from strop.models.interface import Logits, Model, States
 
 WIDTH = 8  #: texts that are written at once, if nothing else is said
 
@@ -47,11 +47,13 @@ class Continuation:
         sampling: Sampling,
         cache: CachedSession,
         planner: Planner | None,
+        keep_states: bool = False,
     ) -> None:
         """Read the prompt."""
         start = perf_counter()
         self.sampling, self.cache, self.planner = sampling, cache, planner
         self.vocabulary = model.vocabulary
+        self.keep_states = keep_states
         self.prompt_tokens = self.length = len(prompt)
         self.room = min(model.context_length - len(prompt), sampling.max_tokens)
         self.sequence = np.array([*prompt, *[0] * self.room], dtype=np.int64)
@@ -88,7 +90,7 @@ class Continuation:
             right = guess is not None and token == guess.token
             drafter = draft.drafter if right else None
             logprob = log_probability(row, token) if self.sampling.logprobs else None
-            shown.append(Delta(text, token, drafter, logprob=logprob))
+            shown.append(Delta(text, token, drafter, logprob=logprob, state=self.state(len(shown))))
             if self.reason or not right:
                 break
         if draft.drafter:
@@ -102,6 +104,11 @@ class Continuation:
         if self.reason:
             shown[-1] = replace(shown[-1], finish_reason=self.reason, statistics=self.statistics())
         return shown
+
+    def state(self, index: int) -> States | None:
+        """Return the state behind a row of logits, if states are kept and the backend has them."""
+        states = self.cache.session.states if self.keep_states else None
+        return None if states is None else states[index : index + 1]
 
     def choose_one(self, row: Logits, guess: Guess | None) -> int:
         """Choose a token from a row of logits; there may be a guess for it."""
@@ -185,16 +192,19 @@ def complete_many(
     samplings: Sequence[Sampling],
     planner: Callable[[], Planner] | None = None,
     width: int = WIDTH,
+    keep_states: bool = False,
 ) -> Iterator[tuple[int, Completion]]:
     """Continue many prompts, each by its own sampling, up to `width` of them in every pass.
 
     Yields the number of a prompt and its completion, as each ends. A pass reads the weights once
     for all texts in it, of which each has guesses of its own (`planner` makes one for each place).
     The texts are those that `complete` gives. The decoding time of a text is that of all passes in
-    which it took part. Raises what `generate` does, before anything is computed.
+    which it took part. With `keep_states` a completion has the model's states. Raises what
+    `generate` does, before anything is computed.
     """
     checked = [checked_prompt(model, prompt) for prompt in prompts]
-    return together(model, list(zip(checked, samplings, strict=True)), planner, width)
+    jobs = list(zip(checked, samplings, strict=True))
+    return together(model, jobs, planner, width, keep_states)
 
 
 def together(
@@ -202,6 +212,7 @@ def together(
     jobs: Sequence[tuple[list[int], Sampling]],
     planner: Callable[[], Planner] | None,
     width: int,
+    keep_states: bool,
 ) -> Iterator[tuple[int, Completion]]:
     """Run the loop for several texts; where one ends the next begins."""
     waiting = deque(enumerate(jobs))
@@ -212,7 +223,8 @@ def together(
         while waiting and free:
             number, (prompt, sampling) = waiting.popleft()
             cache, guesses = free.pop()
-            active[number] = (Continuation(model, prompt, sampling, cache, guesses), [])
+            text = Continuation(model, prompt, sampling, cache, guesses, keep_states)
+            active[number] = (text, [])
         start = perf_counter()
         going = [text for text, _ in active.values() if text.output.count]
         if going:

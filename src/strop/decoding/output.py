@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from strop.decoding.sampling import Sampling
 from strop.decoding.text import Detokenizer, StopStrings
-from strop.models.interface import Model
+from strop.models.interface import Model, States
 
 #: Why generation ended: at an end token, before a stop string, after max_tokens, or because the
 #: model's context is full.
@@ -64,6 +66,7 @@ class Delta:
     finish_reason: FinishReason | None = None  #: set on the last step
     statistics: Statistics | None = None  #: set on the last step
     logprob: float | None = None  #: with `Sampling.logprobs`: the model's log-probability of it
+    state: States | None = None  #: from which it was chosen, (1, hidden), where that was asked for
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Completion:
     finish_reason: FinishReason
     statistics: Statistics
     logprobs: tuple[float, ...] | None = None  #: of every token, with `Sampling.logprobs`
+    states: States | None = None  #: from which each was chosen, (tokens, hidden), if asked for
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -129,7 +133,14 @@ def collect(deltas: Iterator[Delta]) -> Completion:
         finish_reason=last.finish_reason,
         statistics=last.statistics,
         logprobs=logprobs_of(every),
+        states=states_of(every),
     )
+
+
+def states_of(deltas: Sequence[Delta]) -> States | None:
+    """Return the states of all tokens, None where they were not asked for."""
+    found = [delta.state for delta in deltas if delta.state is not None]
+    return np.concatenate(found) if found else None
 
 
 def logprobs_of(deltas: Sequence[Delta]) -> tuple[float, ...] | None:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from strop.console import progress
 from strop.decoding import Sampling, complete_many
 from strop.errors import StropError
+from strop.models.interface import States
 from strop.models.native_backend import NativeModel
 
 WIDTH = 16  #: texts that are written at once
 MOST = 256  #: tokens of a text
 #: Half as the model chats by default, half greedily or freely, as users may ask for
 TEMPERATURES = (0.5, 0.0, 0.5, 0.8)
-READ_AT_ONCE = 256  #: tokens: their logits are computed too
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,10 @@ def write_texts(
     spans: list[tuple[int, int]] = []
     written = total = 0
     with progress("writing texts", wanted, "tokens") as advance:
-        for prompt, answer in answers(model, prompts, seed):
-            text = [*prompt, *answer]
-            start = len(prompt) - 1
-            tokens.append(np.array(text[start:], np.int32))
-            states.append(read_states(model, text)[start:])
+        for prompt, answer, seen in answers(model, prompts, seed):
+            # The last token of an answer was chosen, not read: it has no state.
+            tokens.append(np.array([prompt[-1], *answer[:-1]], np.int32))
+            states.append(seen.astype(np.float16))
             spans.append((total, total + len(tokens[-1])))
             total += len(tokens[-1])
             advance(min(len(answer), wanted - written))
@@ -70,8 +69,11 @@ def write_texts(
 
 def answers(
     model: NativeModel, prompts: Sequence[Sequence[int]], seed: int
-) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """Yield prompts and what the model answers, without end; each round at other temperatures."""
+) -> Iterator[tuple[Sequence[int], Sequence[int], States]]:
+    """Yield prompts, what the model answers, and the states from which it chose the tokens.
+
+    Without end; each round at other temperatures.
+    """
     jobs = (
         (
             prompts[index % len(prompts)],
@@ -87,16 +89,8 @@ def answers(
         some = list(islice(jobs, 8 * WIDTH))
         asked = [prompt for prompt, _ in some]
         samplings = [sampling for _, sampling in some]
-        for number, completion in complete_many(model, asked, samplings, width=WIDTH):
-            yield asked[number], completion.tokens
-
-
-def read_states(model: NativeModel, text: Sequence[int]) -> NDArray[np.float16]:
-    """Return the states after each token of a text."""
-    session = model.session()
-    parts = []
-    for start in range(0, len(text), READ_AT_ONCE):
-        session.forward(text[start : start + READ_AT_ONCE])
-        assert session.states is not None
-        parts.append(session.states.astype(np.float16))
-    return np.concatenate(parts)
+        for number, completion in complete_many(
+            model, asked, samplings, width=WIDTH, keep_states=True
+        ):
+            if completion.states is not None:
+                yield asked[number], completion.tokens, completion.states
