@@ -24,7 +24,7 @@ from engine_process import THREADS, Row, Setup, rounds, workers
 from strop import _native
 from strop.console import say
 from strop.data import read_json, sha256_file, sha256_json, write_json
-from strop.decoding import GREEDY, CachedSession, Planner, Sampling, complete, prompt_tokens
+from strop.decoding import GREEDY, CachedSession, Sampling, complete, prompt_tokens
 from strop.decoding.choose import planner_for
 from strop.decoding.planner import known_pass_seconds
 from strop.models import load, resolve
@@ -46,10 +46,6 @@ SAMPLINGS = {
 NESTED = {"format": "bfp8n"}
 SPEC_BENCH = {*assisted_prompts.GROUPS, assisted_prompts.CHAT}
 PEER_PROMPTS = 2  #: of each category
-PEERS = {
-    "transformers": "transformers, prompt_lookup_num_tokens=8",
-    "llama.cpp": "llama-cpp-python, LlamaPromptLookupDecoding",
-}
 
 
 def looped(tokens: Sequence[int]) -> int:
@@ -63,42 +59,32 @@ def looped(tokens: Sequence[int]) -> int:
     return len(tokens)
 
 
-class Arms:
-    """The ways to generate with one model."""
-
-    def __init__(self, model: Model, head: Path | None) -> None:
-        self.model = model
-        self.names: dict[str, str] = {"plain": "none", "lookup": "lookup", "auto": "auto"}
-        if model.config["quantization_config"]["format"] == NESTED["format"]:
-            self.names["nested"] = "nested"
-        elif head is not None:
-            self.names["head"] = str(head)
-
-    def planners(self) -> dict[str, Planner | None]:
-        """Return a planner for each, which has learned nothing."""
-        return {arm: planner_for(self.model, name) for arm, name in self.names.items()}
+def arms(model: Model, head: Path | None) -> dict[str, str]:
+    """Return the ways to generate with a model: name -> what `planner_for` calls it."""
+    ways = {"plain": "none", "lookup": "lookup", "auto": "auto"}
+    if model.config["quantization_config"]["format"] == NESTED["format"]:
+        return ways | {"nested": "nested"}
+    return ways if head is None else ways | {"head": str(head)}
 
 
 def measure_model(
     model: Model, head: Path | None, texts: dict[str, list[str]], number: int
 ) -> list[Row]:
     """Answer every prompt in each way; a row for each prompt and sampling."""
-    arms = Arms(model, head)
+    ways = arms(model, head)
     found = []
     for kind, sampling in SAMPLINGS.items():
-        planners = arms.planners()
+        planners = {arm: planner_for(model, name) for arm, name in ways.items()}
         for category, prompts in texts.items():
             for index, prompt in enumerate(prompts):
-                tokens = prompt_tokens(model.tokenizer, prompt)[
-                    : model.context_length - MOST_TOKENS
-                ]
+                tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
                 cache = CachedSession(model.session())
                 plain = complete(model, tokens, sampling, cache)
                 length = looped(plain.tokens)
                 row: Row = {"sampling": kind, "category": category, "prompt": index}
                 row |= {"tokens": length, "differ": 0, "arms": {}}
                 found.append(row)
-                names = list(arms.names)
+                names = list(ways)
                 start = (number + index) % len(names)
                 for arm in names[start:] + names[:start]:
                     settings = replace(sampling, max_tokens=length)

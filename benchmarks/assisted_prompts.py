@@ -5,8 +5,6 @@ in eight kinds. Editing and extraction are ours: what a model is to repeat, with
 the prompt.
 """
 
-# ruff: noqa: E501
-
 from __future__ import annotations
 
 import json
@@ -30,8 +28,9 @@ FUNCTIONS = [
         "Add a docstring to the function and change nothing else.",
     ),
     (
-        "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
-        "        self.items.append(item)\n\n    def pop(self):\n        return self.items.pop()\n\n"
+        "class Stack:\n    def __init__(self):\n        self.items = []\n\n"
+        "    def push(self, item):\n        self.items.append(item)\n\n"
+        "    def pop(self):\n        return self.items.pop()\n\n"
         "    def is_empty(self):\n        return len(self.items) == 0\n",
         "Add a method size that returns the number of items.",
     ),
@@ -70,26 +69,26 @@ RECORDS = [
         "order number, goods, price and date of shipping",
     ),
     (
-        "The Blue Lagoon opens at 9 and closes at 18; entry costs 14 dollars. The City Museum opens "
-        "at 10 and closes at 17; entry costs 8 dollars. The Old Lighthouse opens at 11 and closes at "
-        "16; entry is free.",
+        "The Blue Lagoon opens at 9 and closes at 18; entry costs 14 dollars. The City Museum "
+        "opens at 10 and closes at 17; entry costs 8 dollars. The Old Lighthouse opens at 11 and "
+        "closes at 16; entry is free.",
         "place, opening time, closing time and price of entry",
     ),
     (
         "Train IC 204 leaves Vienna at 08:15 and arrives in Salzburg at 10:37 on platform 4. Train "
-        "RE 88 leaves Linz at 09:02 and arrives in Graz at 12:20 on platform 2. Train EC 113 leaves "
-        "Munich at 12:21 and arrives in Villach at 16:45 on platform 7.",
+        "RE 88 leaves Linz at 09:02 and arrives in Graz at 12:20 on platform 2. Train EC 113 "
+        "leaves Munich at 12:21 and arrives in Villach at 16:45 on platform 7.",
         "train, start, departure, destination, arrival and platform",
     ),
     (
-        "Mount Rigi is 1,798 metres high and lies near Lucerne. Piz Bernina is 4,049 metres high and "
-        "lies near Pontresina. The Eiger is 3,967 metres high and lies near Grindelwald.",
+        "Mount Rigi is 1,798 metres high and lies near Lucerne. Piz Bernina is 4,049 metres high "
+        "and lies near Pontresina. The Eiger is 3,967 metres high and lies near Grindelwald.",
         "mountain, height in metres and the nearest town",
     ),
     (
-        "Server alpha has 16 cores, 64 GB of memory and address 10.0.0.11. Server beta has 8 cores, "
-        "32 GB of memory and address 10.0.0.12. Server gamma has 32 cores, 128 GB of memory and "
-        "address 10.0.0.13.",
+        "Server alpha has 16 cores, 64 GB of memory and address 10.0.0.11. Server beta has 8 "
+        "cores, 32 GB of memory and address 10.0.0.12. Server gamma has 32 cores, 128 GB of "
+        "memory and address 10.0.0.13.",
         "server, cores, memory and address",
     ),
 ]

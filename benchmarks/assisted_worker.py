@@ -37,7 +37,7 @@ class Transformers:
         """See `Writer.write`."""
         times: list[float] = []
 
-        class Clock(self.transformers.generation.streamers.BaseStreamer):  # type: ignore[misc]
+        class Clock(self.transformers.generation.streamers.BaseStreamer):
             def put(self, value: Any) -> None:
                 times.extend([time.perf_counter()] * int(value.numel()))
 
@@ -58,7 +58,7 @@ class Transformers:
 
 
 class LlamaCppPython:
-    """llama-cpp-python, with its prompt lookup at its defaults."""
+    """llama-cpp-python, with its prompt lookup as it advises for a CPU."""
 
     def __init__(self, path: str, threads: int) -> None:
         from llama_cpp import Llama
@@ -69,7 +69,7 @@ class LlamaCppPython:
             n_ctx=2304,
             n_threads=threads,
             n_threads_batch=threads,
-            draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2),  # as it advises on a CPU
+            draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2),
             verbose=False,
         )
 

@@ -42,7 +42,6 @@ INLINE Strip multiply_add(Strip a, Strip b, Strip c) {
 INLINE Strip strip(const float* at) { Strip x; std::memcpy(&x, at, sizeof x); return x; }
 INLINE void store(float* to, Strip x) { std::memcpy(to, &x, sizeof x); }
 INLINE Strip larger(Strip a, Strip b) { return a > b ? a : b; }
-INLINE StripInts nearest(Strip x) { return bits_as<StripInts>(x + 0x1.8p23f) - 0x4B400000; }  // round_even
 
 INLINE float sum(const Strip (&strips)[kStrips]) {
   float x[kLanes];
@@ -65,7 +64,7 @@ INLINE Strip exponential(Strip x) {
   const StripInts tiny = x < -87.0f;
   x = x < 88.0f ? x : broadcast(88.0f);
   x = tiny ? Strip{} : x;
-  const StripInts n = nearest(x * 0x1.715476p+0f);
+  const StripInts n = round_even(x * 0x1.715476p+0f);
   const Strip whole = __builtin_convertvector(n, Strip);
   Strip r = multiply_add(whole, broadcast(-0x1.62e400p-1f), x);
   r = multiply_add(whole, broadcast(-0x1.7f7d1cp-20f), r);
@@ -145,7 +144,7 @@ INLINE float quantize_32(const float* x, int8_t* codes, int32_t* sums) {
   const float amax = bits_as<float>(bits);
   const float inverse = amax > 0x1p-120f ? 127.0f / amax : 0.0f;
   Thirty2 integers;
-  for (int i = 0; i < 2 * kStrips; i++) integers[i] = nearest(v[i] * inverse);
+  for (int i = 0; i < 2 * kStrips; i++) integers[i] = round_even(v[i] * inverse);
   put_bytes(integers, codes, sums);
   return amax / 127.0f;
 }

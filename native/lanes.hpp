@@ -55,7 +55,8 @@ INLINE int32_t largest_lane(Ints v) {
 
 // Round to the nearest integer, ties to even, for |x| < 2**22: adding 1.5 * 2**23 leaves no room
 // for a fraction, and the integer stands in the low bits.
-INLINE Ints round_even(Floats x) { return bits_as<Ints>(x + 0x1.8p23f) - 0x4B400000; }
+template <typename Vector>
+INLINE auto round_even(Vector x) { return bits_as<decltype(x == x)>(x + 0x1.8p23f) - 0x4B400000; }
 
 }  // namespace
 }  // namespace strop

@@ -4,8 +4,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from tests.decoding.packed_models import PROMPTS, SAMPLINGS
 
-from strop.decoding import GREEDY, Sampling, complete, planner_for
+from strop.decoding import GREEDY, complete, planner_for
 from strop.decoding.choose import drafters_for
 from strop.decoding.draft_model import (
     ModelDrafter,
@@ -17,12 +18,6 @@ from strop.decoding.planner import Planner
 from strop.decoding.verify import Reckless, compare
 from strop.errors import StropError
 from strop.models import load, pack
-
-SAMPLINGS = [
-    Sampling(temperature=0, repetition_penalty=1, min_p=0, max_tokens=50),
-    Sampling(temperature=0.8, repetition_penalty=1.1, max_tokens=50, seed=5),
-]
-PROMPTS = [[5, 6, 7, 5, 6], list(range(40, 90)), [1]]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +88,7 @@ def test_a_model_with_other_tokens(fake) -> None:
     assert sum(found.statistics.accepted.values()) > 0.8 * len(plain.tokens)
 
 
-def test_how_a_model_guesses_depends_on_its_tokens(fake, smollm2: Path, packed: Path) -> None:
+def test_how_a_model_guesses_depends_on_its_tokens(fake, packed: Path) -> None:
     tiny = load(str(packed / "bfp8"))
     assert isinstance(model_drafter(load(str(packed / "bfp4")), tiny), ModelDrafter)
     assert isinstance(model_drafter(fake(), tiny), TranslatingDrafter)

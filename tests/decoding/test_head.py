@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.decoding.packed_models import PROMPTS, SAMPLINGS
 from tests.models.test_draft_head import weights_for
 
 from strop.decoding import Sampling, complete, complete_many, planner_for
@@ -15,11 +16,6 @@ from strop.models import load, pack
 from strop.models.draft_head import write_draft_head
 
 TOKENS = np.arange(3, 250)
-SAMPLINGS = [
-    Sampling(temperature=0, repetition_penalty=1, min_p=0, max_tokens=50),
-    Sampling(temperature=0.8, repetition_penalty=1.1, max_tokens=50, seed=5),
-]
-PROMPTS = [[5, 6, 7, 5, 6], list(range(40, 90)), [1]]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ def guess_from(
     logits: Logits,
     history: Sequence[int],
     sampling: Sampling,
-    position: int,
     finite: Logits | None = None,
 ) -> Guess:
     """Guess a token as the model would choose it from these logits, with the same noise.
@@ -33,6 +32,7 @@ def guess_from(
     By the rejection rule with noise of its own, and the law that it was drawn from. `finite` are
     the logits above minus infinity, if not all are.
     """
+    position = len(history)
     if sampling.rule == "rejection":
         law = law_of(logits, history, sampling)
         token = draw_guess(law, sampling.seed, position)
@@ -79,7 +79,7 @@ class ModelDrafter:
             start = min(len(self.cache.tokens), len(text) - 1)
             self.cache.truncate(start)
             row = self.cache.forward(text[start:], last=1)[-1]
-            guess = guess_from(row, text, self.sampling, len(text))
+            guess = guess_from(row, text, self.sampling)
             yield guess
             text.append(guess.token)
 
@@ -115,7 +115,7 @@ class NestedDrafter:
         try:
             while len(text) < self.model.context_length:
                 rows = self.model.forward([self.session], [text[self.session.length :]], last=1)
-                guess = guess_from(rows[0][-1], text, self.sampling, len(text))
+                guess = guess_from(rows[0][-1], text, self.sampling)
                 yield guess
                 text.append(guess.token)
         finally:

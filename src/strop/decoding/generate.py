@@ -94,7 +94,7 @@ class Continuation:
             if self.reason or not right:
                 break
         if draft.drafter:
-            self.guessed[draft.drafter] += len(draft.tokens)
+            self.guessed[draft.drafter] += len(draft.guesses)
             self.accepted[draft.drafter] += sum(delta.drafter is not None for delta in shown)
         self.cache.truncate(self.length - 1)  # guesses that were wrong
         if self.planner and self.reason is None:
@@ -243,7 +243,7 @@ def together(
                 shown.append(Delta("", None, None, text.reason, text.statistics()))
             text.decode_seconds += perf_counter() - start
             if text.reason:
-                yield number, collect(iter(shown))
+                yield number, collect(shown)
                 del active[number]
                 free.append((text.cache, text.planner))
 

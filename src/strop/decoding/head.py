@@ -64,6 +64,6 @@ class HeadDrafter:
         while True:
             logits, state = self.head.step(text[-1], state)
             self.row[self.head.tokens] = logits
-            guess = guess_from(self.row, text, self.sampling, len(text), logits)
+            guess = guess_from(self.row, text, self.sampling, logits)
             yield guess
             text.append(guess.token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,7 +121,7 @@ class Output:
         return (text + self.stops.flush() if reason else text), reason
 
 
-def collect(deltas: Iterator[Delta]) -> Completion:
+def collect(deltas: Iterable[Delta]) -> Completion:
     """Join all steps of one generation."""
     every = list(deltas)
     last = every[-1]

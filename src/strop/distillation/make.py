@@ -119,11 +119,13 @@ def make_draft(
         teacher = Teacher(embedding, rows[ids])
         with progress(label, 100.0, "%") as advance:
             done = 0.0
-            for part, _ in train(head, teacher, learned, time_left, seed):
+            for part in train(head, teacher, learned, time_left, seed):
                 advance(100 * (part - done))
                 done = part
         counts = right_guesses(head, teacher, rows, ids, held_out, POSITIONS)
-        return head, ids, [wilson(right, max(1, of)) for right, of in counts]
+        if not counts[0][1]:
+            raise StropError("the answers held out are too short to measure on: give other prompts")
+        return head, ids, [wilson(right, of) for right, of in counts if of]
 
     hidden = rows.shape[1]
     tried = []

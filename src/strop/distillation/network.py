@@ -93,9 +93,9 @@ def rows_at(array: NDArray[np.generic], positions: NDArray[np.int64]) -> torch.T
 def unrolled(
     head: Head, teacher: Teacher, texts: Texts, positions: NDArray[np.int64]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Guess after each position, and go on from the guess's state; yield for each of `STEPS`
+    """Guess after each position, and go on from the guess's state, `STEPS` times.
 
-    logits (batch, outputs), next state, and the model's own state there.
+    Yields for each logits (batch, outputs), the next state, and the model's own state there.
     """
     state = rows_at(texts.states, positions).float()
     for step in range(1, STEPS + 1):
@@ -117,10 +117,8 @@ def loss_of(
     return total
 
 
-def train(
-    head: Head, teacher: Teacher, texts: Texts, minutes: float, seed: int
-) -> Iterator[tuple[float, float]]:
-    """Train for so many minutes; yield the part of the time that has gone, and the loss."""
+def train(head: Head, teacher: Teacher, texts: Texts, minutes: float, seed: int) -> Iterator[float]:
+    """Train for so many minutes; yield the part of the time that has gone, after each batch."""
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, betas=(0.9, 0.95))
     begin, seconds = time.monotonic(), 60 * minutes
     starts = texts.starts(STEPS)
@@ -138,7 +136,7 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
-        yield part, float(loss.detach())
+        yield part
 
 
 def right_guesses(

@@ -10,12 +10,12 @@ import numpy as np
 
 from strop.console import progress
 from strop.decoding import Sampling, chat_tokens, complete_many
+from strop.distillation.texts import WIDTH
 from strop.models.native_backend import NativeModel
 
 COUNT = 512  #: prompts
 MOST = 96  #: tokens of a prompt
 MARK = "\u2063user speaks here\u2063"  # invisible, and in no template
-WIDTH = 16
 
 
 def own_prompts(model: NativeModel, seed: int) -> list[list[int]]:
