@@ -16,6 +16,7 @@ SAMPLINGS = [
     Sampling(temperature=1.5, top_p=0.9, seed=3),
     Sampling(temperature=0, repetition_penalty=1.3),
     Sampling(temperature=1, stop=("a", "zz")),
+    Sampling(temperature=0.7, logit_bias=((30, 4.0), (31, -9.0)), logprobs=True),
 ]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strop.decoding.sampling import GREEDY, Sampling, sample, survivors
+from strop.decoding.sampling import GREEDY, Sampling, log_probability, sample, survivors
 from strop.errors import StropError, StropFailure
 
 PLAIN = Sampling(temperature=1, min_p=0, repetition_penalty=1)  # nothing but the softmax
@@ -253,3 +253,25 @@ def test_settings_out_of_range_are_named(name, value):
 def test_stop_strings_come_as_a_list_from_yaml():
     assert Sampling(stop=["a", "b"]) == Sampling(stop=("a", "b"))
     assert hash(Sampling(stop=["a"])) == hash(Sampling(stop=("a",)))
+
+
+def test_a_bias_is_added_before_anything_else():
+    logits = np.array([1.0, 2.0, 3.0, 0.0], np.float32)
+    biased = Sampling(temperature=0, logit_bias={3: 10.0, 2: -5.0})
+    assert biased.logit_bias == ((3, 10.0), (2, -5.0))
+    assert sample(logits, [], biased, 0, 0) == 3
+    for position in range(50):
+        settings = Sampling(temperature=1, min_p=0, repetition_penalty=1, logit_bias={1: -2.0})
+        same = Sampling(temperature=1, min_p=0, repetition_penalty=1)
+        moved = logits + np.array([0, -2, 0, 0], np.float32)
+        assert sample(logits, [], settings, 7, position) == sample(moved, [], same, 7, position)
+    with pytest.raises(StropError, match="no token 9: the model has 4"):
+        sample(logits, [], Sampling(logit_bias={9: 1.0}), 0, 0)
+    with pytest.raises(StropError, match="mapping of token ids to numbers"):
+        Sampling(logit_bias={-1: 1.0})
+
+
+def test_log_probabilities_are_those_of_the_model_itself():
+    logits = np.array([1000.0, 1001.0, 999.0], np.float32)
+    expected = np.log(np.exp([0.0, 1.0, -1.0]) / np.exp([0.0, 1.0, -1.0]).sum())
+    assert [log_probability(logits, token) for token in range(3)] == pytest.approx(expected)

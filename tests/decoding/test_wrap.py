@@ -19,3 +19,14 @@ def test_a_transformers_model_in_memory(tiny_model: Path) -> None:
     expected = complete(loaded, prompt, GREEDY)
     planner = planner_for(model, "lookup")
     assert complete(model, prompt, GREEDY, planner=planner).tokens == expected.tokens
+
+
+def test_a_model_in_training_stays_so(tiny_model: Path) -> None:
+    network = transformers.AutoModelForCausalLM.from_pretrained(tiny_model).train()
+    network.model.layers[0].eval()
+    before = [module.training for module in network.modules()]
+    model = strop.wrap(network, transformers.AutoTokenizer.from_pretrained(tiny_model))
+    session = model.session()
+    session.forward([5, 6], last=1)
+    assert [module.training for module in network.modules()] == before
+    assert session.states.shape == (1, network.config.hidden_size)

@@ -35,7 +35,8 @@ def test_from_prompts_to_a_head_that_guesses(
     monkeypatch.setattr(making, "MINUTES_LEFT", 0.05)
     monkeypatch.setattr("strop.distillation.texts.MOST", 40)
     report = make_draft(str(packed), tmp_path / "head", PROMPTS, minutes=0.1, tokens=2000)
-    assert len(report.acceptance) == 3
+    assert 1 <= len(report.acceptance) <= 3  # as far as guesses before were right
+    assert all(rate.n > 0 for rate in report.acceptance)
     assert all(0 <= rate.low <= rate.estimate <= rate.high <= 1 for rate in report.acceptance)
     assert report.speedup >= 1
     assert (report.outputs, report.inner) in {(64, 64), (200, 128)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,18 @@ def test_a_bad_token_or_state(model_directory: Path, tmp_path: Path) -> None:
         head.step(1, np.zeros(model.hidden + 1, np.float32))
     logits, _ = head.step(1, np.full(model.hidden, np.nan, np.float32))
     assert np.isnan(logits).all()
+
+
+def test_damaged_heads_are_refused_in_a_line(model_directory: Path, tmp_path: Path) -> None:
+    model = native(model_directory)
+    weights = weights_for(model.hidden)
+    weights["mlp_norm"] = weights["mlp_norm"] * np.float32(np.nan)
+    write_draft_head(tmp_path / "nan", weights, TOKENS, "bfp8", {})
+    with pytest.raises(StropError, match="mlp_norm is not a vector of finite numbers"):
+        open_draft_head(tmp_path / "nan", model)
+    directory = written(tmp_path, model.hidden)
+    config = json.loads((directory / "config.json").read_text())
+    del config["quantization_config"]
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StropError, match="not that of a draft head"):
+        open_draft_head(directory, model)

@@ -11,7 +11,7 @@ import typer
 
 from strop.cli.options import Backend, Chosen, Drafting, KeyValues, Model, with_sampling
 from strop.console import progress, say
-from strop.errors import StropFailure
+from strop.errors import StropError, StropFailure
 
 PROMPTS = (
     "List the days of the week, then list them again.",
@@ -54,6 +54,8 @@ def verify(
     from strop.decoding.verify import Noise, Reckless, compare
     from strop.models import load
 
+    if drafter == "none":
+        raise StropError("--drafter none guesses nothing, so there is nothing to verify")
     settings = Sampling(**sampling)
     loaded = load(model, backend, kv)
     texts = list(PROMPTS)

@@ -72,8 +72,7 @@ class Sampling:
     seed: int = 0  #: the same seed gives the same text
     logit_bias: tuple[tuple[int, float], ...] = ()  #: (token, what is added to its logit)
     logprobs: bool = False  #: whether to compute the model's log-probability of each token
-    #: how guesses are checked: by the noise of their position, which changes no text, or as by
-    #: Leviathan et al., which changes texts but not their distribution (see rejection.py)
+    #: how guesses are checked: coupled changes no text, rejection no distribution of texts
     rule: str = "coupled"
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ from strop.models.machine import thread_count
 from strop.models.native_backend import NativeModel
 from strop.models.packed import (
     check_packed,
+    is_packed,
     packed_tensors,
     part_layout,
     quantization_config,
@@ -106,6 +107,8 @@ def write_draft_head(
 def open_draft_head(directory: Path, model: NativeModel) -> DraftHead:
     """Open a head for a model; StropError if it is damaged, or made for another shape."""
     checkpoint = open_checkpoint(directory)
+    if not is_packed(checkpoint.config):
+        raise StropError(f"{directory / 'config.json'}: not that of a draft head")
     check_packed(checkpoint)
     packed = packed_tensors(str(directory), checkpoint.config["quantization_config"])
     missing = [name for name in MATRICES if name not in packed]
@@ -127,7 +130,10 @@ def open_draft_head(directory: Path, model: NativeModel) -> DraftHead:
             )
         except ValueError as error:
             raise StropError(f"{directory}: {name}: {error}") from error
-    parts |= {name: checkpoint.read(name).astype(np.float32) for name in NORMS}
+    for name in NORMS:
+        parts[name] = checkpoint.read(name).astype(np.float32)
+        if parts[name].ndim != 1 or not np.isfinite(parts[name]).all():
+            raise StropError(f"{directory}: {name} is not a vector of finite numbers")
     tokens = checkpoint.stored(TOKENS).astype(np.int64)
     if (
         tokens.shape != (parts["head"].rows,)

@@ -19,7 +19,7 @@ States = NDArray[np.float32]  #: one row per token: what the head multiplies, af
 class Session(Protocol):
     """One sequence and its key-value cache."""
 
-    states: States | None  #: those of the rows that the last `forward` returned; None before one
+    states: States | None  #: of the rows that the last `forward` returned; None if not known
 
     @property
     def length(self) -> int:

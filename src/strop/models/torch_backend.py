@@ -125,13 +125,8 @@ class TorchSession:
         if len(tokens) == 0:
             self.states = np.empty((0, self.model.network.config.hidden_size), np.float32)
             return np.empty((0, self.model.vocabulary), dtype=np.float32)
-        head_inputs: list[Any] = []
-        head = self.model.network.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
-        training = self.model.network.training
-        self.model.network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.model.network), head_inputs(self.model) as inputs:
                 output = self.model.network(
                     input_ids=torch.tensor([list(tokens)], device=self.model.network.device),
                     past_key_values=self.cache,
@@ -142,13 +137,10 @@ class TorchSession:
             # Ctrl-C between two layers must not leave them with different lengths.
             self.cut()
             raise
-        finally:
-            hook.remove()
-            self.model.network.train(training)
         self._length += len(tokens)
         logits: Logits = output.logits[0].float().cpu().numpy()
-        states: States = head_inputs[-1][0].float().cpu().numpy()
-        self.states = states[len(states) - keep :]
+        states = [one[0].float().cpu().numpy() for one in inputs]
+        self.states = states[-1][len(states[-1]) - keep :] if states else None
         return logits[len(logits) - keep :]
 
     def truncate(self, length: int) -> None:
@@ -166,6 +158,33 @@ class TorchSession:
         for layer in self.cache.layers:
             if (beyond := layer.get_seq_length() - self._length) > 0:
                 layer.crop(-beyond)
+
+
+@contextmanager
+def evaluating(network: Any) -> Iterator[None]:
+    """Switch off what is for training only, such as dropout, and on again where it was on."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def head_inputs(model: TorchModel) -> Iterator[list[Any]]:
+    """Yield a list that gets what the head multiplies; it stays empty if the network has none."""
+    found: list[Any] = []
+    head = model.network.get_output_embeddings()
+    if head is None:
+        yield found
+        return
+    hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def context_length(directory: Path, config: dict[str, Any]) -> int:

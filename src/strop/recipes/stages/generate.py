@@ -34,8 +34,8 @@ class GenerateOptions:
     stop: tuple[str, ...] = Sampling.stop  #: end before the first of these texts
     max_tokens: int = 128  #: most tokens of one generation
     backend: BackendName | None = None  #: what computes; else native if packed, torch if not
-    drafter: str = "auto"  #: what guesses tokens, which changes speed only: auto, lookup, nested,
-    #: none, or the path of a draft head or model
+    #: what guesses tokens, for speed only: auto, lookup, nested, none, or a draft head or model
+    drafter: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
