@@ -1,13 +1,17 @@
 """Drafts by a head: it sees the state of the right row, and changes no text."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.decoding.packed_models import PROMPTS, SAMPLINGS
 from tests.models.test_draft_head import weights_for
 
 from strop.decoding import Sampling, complete, complete_many, planner_for
+from strop.decoding.draft_model import guess_from
 from strop.decoding.head import HeadDrafter
 from strop.decoding.planner import Planner
 from strop.decoding.verify import Noise, Reckless, compare
@@ -16,6 +20,7 @@ from strop.models import load, pack
 from strop.models.draft_head import write_draft_head
 
 TOKENS = np.arange(3, 250)
+RULED = [replace(one, rule=rule) for one in SAMPLINGS for rule in ("coupled", "rejection")]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +37,13 @@ def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Checked(HeadDrafter):
     """Compares the state that it is given with that of a new session."""
 
+    def start(self, prompt, sampling, session):
+        super().start(prompt, sampling, session)
+        self.tokens = list(prompt)
+
     def extend(self, tokens):
         super().extend(tokens)
+        self.tokens += tokens
         session = self.model.session()
         session.forward(self.tokens[:-1], last=1)
         assert np.array_equal(self.state, session.states[-1])
@@ -64,6 +74,27 @@ def test_the_state_is_that_from_which_the_last_token_was_chosen(packed, sampling
 
     assert len(list(complete_many(model, PROMPTS, [sampling] * 3, new_planner, width=2))) == 3
     assert sum(one.checked for one in drafters) > 60
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(RULED), st.booleans())
+def test_logits_of_some_tokens_give_the_guess_that_others_cannot_be(seed, sampling, biased) -> None:
+    """A guess among some tokens is that among all, of which the others are impossible."""
+    random = np.random.default_rng(seed)
+    named = np.sort(random.choice(60, size=random.integers(1, 40), replace=False))
+    history = random.integers(0, 60, 30)
+    whole = np.full(60, -np.inf, np.float32)
+    whole[named] = 3 * random.standard_normal(len(named))
+    places = np.full(60, -1)
+    places[named] = np.arange(len(named))
+    bias = ((int(named[0]), 2.5),) if biased else ()
+    moved = tuple((int(places[token]), value) for token, value in bias)
+    seen = places[history]
+    found = guess_from(whole[named], seen[seen >= 0], replace(sampling, logit_bias=moved), 5, named)
+    expected = guess_from(whole, history, replace(sampling, logit_bias=bias), 5)
+    assert found[:2] == expected[:2]
+    if expected.law is not None:
+        assert np.array_equal(found.law.tokens, expected.law.tokens)
+        assert np.array_equal(found.law.probabilities, expected.law.probabilities)
 
 
 def test_no_text_is_changed(packed) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from strop.decoding.cache import CachedSession, common_prefix
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.planner import known_pass_seconds
-from strop.decoding.rejection import draw_guess, law_of
-from strop.decoding.sampling import Sampling, sample
+from strop.decoding.rejection import draw_guess, softmax
+from strop.decoding.sampling import Sampling, candidates, draw
 from strop.errors import StropError
 from strop.models.interface import Logits, Model, Session
 from strop.models.native_backend import NativeModel
@@ -23,23 +24,26 @@ PRIORS = (0.05, 0.1, 0.15, 0.25, 0.35, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 def guess_from(
     logits: Logits,
-    history: Sequence[int],
+    history: Sequence[int] | NDArray[np.int64],
     sampling: Sampling,
-    finite: Logits | None = None,
+    position: int,
+    named: NDArray[np.int64] | None = None,
 ) -> Guess:
     """Guess a token as the model would choose it from these logits, with the same noise.
 
-    By the rejection rule with noise of its own, and the law that it was drawn from. `finite` are
-    the logits above minus infinity, if not all are.
+    By the rejection rule with noise of its own, and the law that it was drawn from. `named` are the
+    tokens of the logits, ascending, if those are not of all tokens; `history` and the bias of
+    `sampling` are in places among them.
     """
-    position = len(history)
+    places, scores = candidates(logits, history, sampling)
+    tokens = places if named is None else named[places]
     if sampling.rule == "rejection":
-        law = law_of(logits, history, sampling)
+        law = softmax(tokens, scores)
         token = draw_guess(law, sampling.seed, position)
         return Guess(token, kind_of(float(law.probabilities.max())), law)
-    token = sample(logits, history, sampling, sampling.seed, position)
-    among = logits if finite is None else finite
-    return Guess(token, kind_of(float(1 / np.exp(among - logits[token]).sum())))
+    token = draw(tokens, scores, sampling.seed, position)
+    best = logits[token if named is None else np.searchsorted(named, token)]
+    return Guess(token, kind_of(float(1 / np.exp(logits - best).sum())))
 
 
 def kind_of(probability: float) -> int:
@@ -79,7 +83,7 @@ class ModelDrafter:
             start = min(len(self.cache.tokens), len(text) - 1)
             self.cache.truncate(start)
             row = self.cache.forward(text[start:], last=1)[-1]
-            guess = guess_from(row, text, self.sampling)
+            guess = guess_from(row, text, self.sampling, len(text))
             yield guess
             text.append(guess.token)
 
@@ -115,7 +119,7 @@ class NestedDrafter:
         try:
             while len(text) < self.model.context_length:
                 rows = self.model.forward([self.session], [text[self.session.length :]], last=1)
-                guess = guess_from(rows[0][-1], text, self.sampling)
+                guess = guess_from(rows[0][-1], text, self.sampling, len(text))
                 yield guess
                 text.append(guess.token)
         finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from strop.decoding.draft_model import PRIORS, guess_from
 from strop.decoding.drafters import Guess
@@ -32,7 +34,8 @@ class HeadDrafter:
         if not isinstance(model, NativeModel):
             raise StropError(f"{directory}: draft heads need a packed model on the native backend")
         self.head = open_draft_head(directory, model)
-        self.row = np.full(model.vocabulary, -np.inf, np.float32)
+        self.places = np.full(model.vocabulary, -1)  # of tokens among those that it can guess
+        self.places[self.head.tokens] = np.arange(len(self.head.tokens))
         self.state = np.zeros(model.hidden, np.float32)
         self.seconds = self.time_of_a_guess(model)
 
@@ -50,20 +53,30 @@ class HeadDrafter:
 
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
-        self.tokens, self.sampling, self.session = list(prompt), sampling, session
+        bias = [(int(self.places[token]), value) for token, value in sampling.logit_bias]
+        known = tuple((place, value) for place, value in bias if place >= 0)
+        self.sampling, self.session = replace(sampling, logit_bias=known), session
+        self.length, self.token = len(prompt), prompt[-1]
+        self.seen = self.known(prompt)
+
+    def known(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        """Return the places of those tokens that it can guess."""
+        places = self.places[np.asarray(tokens, np.int64)]
+        return np.asarray(places[places >= 0])
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Take the next tokens, and the state from which the last of them was chosen."""
-        self.tokens += tokens
+        self.length, self.token = self.length + len(tokens), tokens[-1]
+        self.seen = np.concatenate([self.seen, self.known(tokens)])
         if self.session.states is not None:
             self.state = self.session.states[len(tokens) - 1]
 
     def propose(self) -> Generator[Guess, None, None]:
         """Guess the next tokens."""
-        text, state = list(self.tokens), self.state
-        while True:
-            logits, state = self.head.step(text[-1], state)
-            self.row[self.head.tokens] = logits
-            guess = guess_from(self.row, text, self.sampling, logits)
+        token, state, seen = self.token, self.state, self.seen
+        for position in count(self.length):
+            logits, state = self.head.step(token, state)
+            guess = guess_from(logits, seen, self.sampling, position, self.head.tokens)
             yield guess
-            text.append(guess.token)
+            token = guess.token
+            seen = np.append(seen, self.places[token])

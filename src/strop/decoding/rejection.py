@@ -26,7 +26,11 @@ def law_of(
     sampling: Sampling,
 ) -> Law:
     """Return the distribution from which the next token is drawn."""
-    tokens, scores = candidates(logits, history, sampling)
+    return softmax(*candidates(logits, history, sampling))
+
+
+def softmax(tokens: NDArray[np.int64], scores: NDArray[np.float64]) -> Law:
+    """Return the distribution that the scores of some tokens give."""
     probabilities = np.exp(scores)
     return Law(tokens, probabilities / probabilities.sum())
 

@@ -109,6 +109,11 @@ def sample(
     """
     check_finite(logits, position)
     tokens, scores = candidates(logits, history, sampling)
+    return draw(tokens, scores, seed, position)
+
+
+def draw(tokens: NDArray[np.int64], scores: NDArray[np.float64], seed: int, position: int) -> int:
+    """Draw a token from the softmax of the scores, with the noise of this seed and position."""
     if len(tokens) == 1:
         return int(tokens[0])
     return int(tokens[np.argmax(scores + gumbel(seed, position, tokens))])
@@ -158,12 +163,12 @@ def penalize(
     logits: NDArray[np.floating[Any]],
     history: Sequence[int] | NDArray[np.integer[Any]],
     penalty: float,
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating[Any]]:
     """Divide the positive logits of tokens in `history` by `penalty`, multiply the negative.
 
     Source: Keskar et al. 2019, CTRL, section 4.1, in the form of the transformers library.
     """
-    result = logits.astype(np.float64)
+    result = logits.copy()
     seen = np.asarray(history, dtype=np.int64)
     seen = seen[seen < len(result)]  # an embedding may have more rows than there are logits
     values = result[seen]
