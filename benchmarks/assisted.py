@@ -26,7 +26,8 @@ from strop.console import say
 from strop.data import read_json, sha256_file, sha256_json, write_json
 from strop.decoding import GREEDY, CachedSession, Sampling, complete, prompt_tokens
 from strop.decoding.choose import planner_for
-from strop.decoding.planner import known_pass_seconds
+from strop.decoding.costs import known_costs
+from strop.distillation import make_draft
 from strop.models import load, resolve
 from strop.models.interface import Model
 from strop.recipes.environment import environment
@@ -45,6 +46,7 @@ SAMPLINGS = {
 #: model -> how it is packed, beside those of the engine's benchmark
 NESTED = {"format": "bfp8n"}
 SPEC_BENCH = {*assisted_prompts.GROUPS, assisted_prompts.CHAT}
+HEAD_MINUTES = 75.0  #: that making the head may take
 PEER_PROMPTS = 2  #: of each category
 
 
@@ -65,6 +67,15 @@ def arms(model: Model, head: Path | None) -> dict[str, str]:
     if model.config["quantization_config"]["format"] == NESTED["format"]:
         return ways | {"nested": "nested"}
     return ways if head is None else ways | {"head": str(head)}
+
+
+def made_head(model: Path, directory: Path) -> Path:
+    """Return a draft head for a model, made by what `strop draft` does and kept for each model."""
+    head = directory / f"head-{sha256_file(model / 'model.safetensors')[:12]}"
+    if not head.exists():
+        report = make_draft(str(model), head, assisted_prompts.training(), HEAD_MINUTES)
+        say(f"made {head.name}: {json.dumps(report.to_json())}")
+    return head
 
 
 def measure_model(
@@ -220,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=12, help="of each category")
-    parser.add_argument("--head", type=Path, help="a draft head for the 8-bit model")
+    parser.add_argument("--head", type=Path, help="a draft head for the 8-bit model; else made")
     parser.add_argument("--output", type=Path, default=Path("runs/assisted"))
     arguments = parser.parse_args()
     if not models.PEERS.exists():
@@ -229,17 +240,17 @@ def main() -> None:
     packs = models.PACKS | {"nested": NESTED}
     files = {name: models.packed(models.MODEL, source, **how) for name, how in packs.items()}
     texts = assisted_prompts.prompts(arguments.prompts)
-    head = arguments.head
+    head = arguments.head or made_head(files["8-bit"].path, arguments.output)
     code = sorted((models.HERE.parent / "src" / "strop" / "decoding").glob("*.py"))
     weights = [file.path / "model.safetensors" for file in files.values()]
-    weights += [head / "model.safetensors"] if head else []
+    weights += [head / "model.safetensors"]
     used = [sha256_file(path) for path in (Path(str(_native.__file__)), *code, *weights)]
     key = [used, sha256_json(texts), THREADS]
     output = arguments.output / sha256_json(key)[:12]
     rows: list[Row] = []
     for name, file in files.items():
         model = load(str(file.path))
-        known_pass_seconds(model)
+        known_costs(model)
         use = head if name == "8-bit" else None
 
         def measure(number: int, model: Model = model, use: Path | None = use) -> Row:

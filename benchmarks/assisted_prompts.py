@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 GROUPS = {"translation", "summarization", "qa", "math_reasoning", "rag"}
 CHAT = "chat"  #: everything else in Spec-Bench
+CHARACTERS = 1500  #: of a prompt that a head learns from, at most
 
 FUNCTIONS = [
     (
@@ -97,15 +99,30 @@ EXTRACT = "{}\n\nWrite this as a JSON list of objects with the keys {}. Copy the
 
 def prompts(most: int) -> dict[str, list[str]]:
     """Return at most so many prompts of each category, spread over those that there are."""
-    path = Path(os.environ["STROP_DATA"]) / "spec_bench.jsonl"
     found: dict[str, list[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in rows("spec_bench.jsonl"):
         group = row["category"] if row["category"] in GROUPS else CHAT
         found.setdefault(group, []).append(row["turns"][0])
     found["editing"] = [EDIT.format(code, change) for code, change in FUNCTIONS]
     found["extraction"] = [EXTRACT.format(text, keys) for text, keys in RECORDS]
     return {name: spread(texts, most) for name, texts in found.items()}
+
+
+def training() -> list[str]:
+    """Return what a head learns from: questions, sums and summaries, none of them in Spec-Bench."""
+    dolly = [
+        f"{row['instruction']} {row['input']}"[:CHARACTERS].strip() for row in rows("dolly.jsonl")
+    ]
+    sums = [row["question"] for row in rows("gsm8k_train.jsonl")]
+    papers = [f"Summarize: {row['source']}"[:CHARACTERS] for row in rows("scitldr_train.jsonl")]
+    return [*spread(dolly, 1200), *spread(sums, 300), *spread(papers, 300)]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """Return the objects in a file of $STROP_DATA, one in each line."""
+    path = Path(os.environ["STROP_DATA"]) / name
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def spread(texts: list[str], most: int) -> list[str]:

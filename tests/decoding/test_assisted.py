@@ -6,6 +6,7 @@ import random
 import pytest
 
 from strop.decoding import GREEDY, CachedSession, Sampling, collect, complete, generate
+from strop.decoding.costs import PassCosts
 from strop.decoding.drafters import Guess
 from strop.decoding.lookup import Lookup
 from strop.decoding.planner import Draft, Planner
@@ -44,8 +45,8 @@ class Adversary:
 class AnyLength(Planner):
     """Checks a random number of guesses."""
 
-    def __init__(self, drafters):
-        super().__init__([1.0] * 16, drafters)
+    def __init__(self, costs, drafters):
+        super().__init__(costs, drafters)
         self.chance = random.Random(1)
 
     def draft(self, limit, together=1):
@@ -66,7 +67,7 @@ def test_any_guesses_leave_the_text_as_it_is(fake, sampling, errors):
     plain = complete(fake(), prompt, sampling)
     for planner in (Planner, AnyLength):
         drafters = [Adversary(plain.tokens, errors), Lookup()]
-        chosen = AnyLength(drafters) if planner is AnyLength else Planner([1.0] * 16, drafters)
+        chosen = planner(PassCosts([1.0] * 16), drafters)
         cache = CachedSession(fake().session())
         assisted = complete(fake(), prompt, sampling, cache, chosen)
         assert same(assisted, plain)
@@ -79,7 +80,7 @@ def test_any_guesses_leave_the_text_as_it_is(fake, sampling, errors):
 
 def test_right_guesses_save_passes(fake):
     plain = complete(fake(), [5, 9], Sampling(max_tokens=90))
-    planner = Planner([1.0] * 16, [Adversary(plain.tokens, 0)])
+    planner = Planner(PassCosts([1.0] * 16), [Adversary(plain.tokens, 0)])
     cost = complete(fake(), [5, 9], Sampling(max_tokens=90), None, planner).statistics
     assert plain.statistics.passes == len(plain.tokens) - 1
     assert cost.passes < plain.statistics.passes / 8
@@ -88,7 +89,7 @@ def test_right_guesses_save_passes(fake):
 
 def test_guessed_tokens_are_marked(fake):
     plain = complete(fake(), [5, 9], Sampling(max_tokens=40))
-    planner = Planner([1.0] * 4, [Adversary(plain.tokens, 0)])
+    planner = Planner(PassCosts([1.0] * 4), [Adversary(plain.tokens, 0)])
     deltas = list(generate(fake(), [5, 9], Sampling(max_tokens=40), None, planner))
     marks = [delta.drafter for delta in deltas]
     assert marks[:6] == [None, "adversary", "adversary", "adversary", None, "adversary"]
@@ -103,7 +104,7 @@ def test_an_answer_that_is_broken_off_can_be_continued(fake):
     plain = complete(fake(), [5, 9], sampling)
     model = fake()
     cache = CachedSession(model.session())
-    planner = Planner([1.0] * 16, [Adversary(plain.tokens, 0.2)])
+    planner = Planner(PassCosts([1.0] * 16), [Adversary(plain.tokens, 0.2)])
     deltas = generate(model, [5, 9], sampling, cache, planner)
     for _ in range(10):
         next(deltas)
@@ -117,5 +118,5 @@ def test_the_end_of_the_context(fake, length):
     model = fake()
     prompt = [5] * (model.context_length - length)
     plain = complete(fake(), prompt, Sampling())
-    planner = Planner([1.0] * 16, [Adversary(plain.tokens, 0)])
+    planner = Planner(PassCosts([1.0] * 16), [Adversary(plain.tokens, 0)])
     assert same(complete(model, prompt, Sampling(), None, planner), plain)

@@ -8,6 +8,7 @@ from tests.decoding.packed_models import PROMPTS, SAMPLINGS
 
 from strop.decoding import GREEDY, complete, planner_for
 from strop.decoding.choose import drafters_for
+from strop.decoding.costs import PassCosts
 from strop.decoding.draft_model import (
     ModelDrafter,
     NestedDrafter,
@@ -38,7 +39,7 @@ def test_another_model(packed: Path) -> None:
 def test_a_model_guesses_itself_rightly(packed: Path) -> None:
     model = load(str(packed / "bfp8"))
     for sampling in SAMPLINGS:
-        planner = Planner([1.0] * 16, [drafter := ModelDrafter(model)])
+        planner = Planner(PassCosts([1.0] * 16), [drafter := ModelDrafter(model)])
         drafter.seconds = 0.0001
         cost = complete(model, PROMPTS[0], sampling, planner=planner).statistics
         assert cost.accepted == cost.guessed
@@ -83,7 +84,9 @@ def test_a_model_with_other_tokens(fake) -> None:
     model = scripted()
     translating = TranslatingDrafter(scripted(), model.tokenizer)
     translating.seconds = 0.0
-    found = complete(model, prompt, SAMPLINGS[0], planner=Planner([1.0] * 16, [translating]))
+    found = complete(
+        model, prompt, SAMPLINGS[0], planner=Planner(PassCosts([1.0] * 16), [translating])
+    )
     assert found.tokens == plain.tokens
     assert sum(found.statistics.accepted.values()) > 0.8 * len(plain.tokens)
 

@@ -11,6 +11,7 @@ from tests.decoding.packed_models import PROMPTS, SAMPLINGS
 from tests.models.test_draft_head import weights_for
 
 from strop.decoding import Sampling, complete, complete_many, planner_for
+from strop.decoding.costs import PassCosts
 from strop.decoding.draft_model import guess_from
 from strop.decoding.head import HeadDrafter
 from strop.decoding.planner import Planner
@@ -136,7 +137,7 @@ def test_the_planner_stops_asking_a_head_that_is_never_right(packed) -> None:
     model = load(str(packed))
     drafter = HeadDrafter(packed / "draft", model)
     drafter.seconds = 0.001
-    planner = Planner([0.006, 0.0061, 0.0062], [drafter])
+    planner = Planner(PassCosts([0.006, 0.0061, 0.0062]), [drafter])
     sampling = Sampling(max_tokens=400, temperature=1.5, min_p=0, repetition_penalty=1)
     cost = complete(model, [5], sampling, planner=planner).statistics
     assert cost.guessed.get("head", 0) < 100

@@ -3,6 +3,7 @@
 import pytest
 
 from strop.decoding import GREEDY, Sampling, complete, complete_many
+from strop.decoding.costs import PassCosts
 from strop.decoding.lookup import Lookup
 from strop.decoding.planner import Planner, shared
 from strop.decoding.verify import Noise
@@ -20,7 +21,7 @@ def test_the_same_texts(fake, width, guessing):
     ]
 
     def planner():
-        return Planner([1.0 + 0.01 * row for row in range(16)], [Lookup(), Noise(200)])
+        return Planner(PassCosts([1.0 + 0.01 * row for row in range(16)]), [Lookup(), Noise(200)])
 
     found = dict(complete_many(fake(), PROMPTS, samplings, planner if guessing else None, width))
     assert sorted(found) == list(range(len(PROMPTS)))

@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 
 from strop.decoding import GREEDY
+from strop.decoding.costs import PassCosts, measured_costs
 from strop.decoding.drafters import Guess
-from strop.decoding.planner import NOTHING, Planner, pass_seconds
+from strop.decoding.planner import NOTHING, Planner
 
 
 class Fixed:
@@ -42,7 +43,7 @@ def best_length(rate, seconds, cost=0.0):
 @pytest.mark.parametrize("cost", [0.0, 0.2])
 def test_as_many_guesses_as_give_the_most_tokens_per_second(rate, slope, cost):
     seconds = [1 + slope * rows for rows in range(9)]
-    planner = Planner(seconds, [Fixed([1] * 20, rate, cost)])
+    planner = Planner(PassCosts(seconds), [Fixed([1] * 20, rate, cost)])
     planner.start([5], GREEDY, None)
     wanted = best_length(rate, seconds, cost)
     gain = sum(rate**i for i in range(wanted + 1)) / (seconds[wanted] + wanted * cost)
@@ -54,7 +55,7 @@ def test_as_many_guesses_as_give_the_most_tokens_per_second(rate, slope, cost):
 
 
 def test_no_more_guesses_than_there_is_room_for():
-    planner = Planner([1.0] * 16, [Fixed([1] * 20, 0.9)])
+    planner = Planner(PassCosts([1.0] * 16), [Fixed([1] * 20, 0.9)])
     planner.start([5], GREEDY, None)
     assert [len(planner.draft(limit).tokens) for limit in (0, 1, 7, 15, 99)] == [0, 1, 7, 15, 15]
 
@@ -62,14 +63,14 @@ def test_no_more_guesses_than_there_is_room_for():
 def test_the_better_of_two_drafters():
     bad, good = Fixed([1], 0.2, name="bad"), Fixed([2], 0.7, name="good")
     for drafters in ([bad, good], [good, bad]):
-        planner = Planner([1.0, 1.1], drafters)
+        planner = Planner(PassCosts([1.0, 1.1]), drafters)
         planner.start([5], GREEDY, None)
         assert planner.draft(9).drafter == "good"
 
 
 def test_guesses_that_prove_wrong_are_left_and_right_ones_found_without_checking_them():
     drafter = Fixed([1, 2, 3], 0.6)
-    planner = Planner([1.0, 1.1, 1.2, 1.3], [drafter])
+    planner = Planner(PassCosts([1.0, 1.1, 1.2, 1.3]), [drafter])
     planner.start([5], GREEDY, None)
     assert planner.draft(9) != NOTHING
     for _ in range(40):
@@ -87,7 +88,7 @@ def test_a_drafter_that_fails_is_done_without(capsys):
             yield Guess(1, 0)
             raise ValueError("no more")
 
-    planner = Planner([1.0] * 9, [Broken([], 0.9, name="broken"), Fixed([2], 0.9)])
+    planner = Planner(PassCosts([1.0] * 9), [Broken([], 0.9, name="broken"), Fixed([2], 0.9)])
     planner.start([5], GREEDY, None)
     assert planner.draft(9).drafter == "fixed"
     assert planner.draft(9).drafter == "fixed"
@@ -95,6 +96,20 @@ def test_a_drafter_that_fails_is_done_without(capsys):
 
 
 def test_passes_are_timed_for_every_number_of_rows(fake):
-    seconds = pass_seconds(fake())
-    assert len(seconds) == 16
-    assert all(later >= earlier > 0 for earlier, later in pairwise(seconds))
+    costs = measured_costs(fake())
+    for length in (64, 1000):
+        seconds = costs.after(length)
+        assert len(seconds) == 16
+        assert all(later >= earlier > 0 for earlier, later in pairwise(seconds))
+
+
+def test_passes_cost_more_after_more_tokens():
+    costs = PassCosts([1.0, 1.25, 1.5], [0.0, 0.0, 0.5])
+    assert costs.after(64) == [1.0, 1.25, 1.5]
+    assert costs.after(66) == [1.0, 1.25, 2.5]
+    # Two guesses pay after a short text and, as the third row then costs too much, one after it.
+    planner = Planner(costs, [Fixed([1] * 20, 0.9)])
+    planner.start([5] * 64, GREEDY, None)
+    assert len(planner.draft(9).tokens) == 2
+    planner.learn(planner.draft(9), [1, 1])
+    assert len(planner.draft(9).tokens) == 1

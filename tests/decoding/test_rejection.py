@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from strop.decoding import GREEDY, Sampling, complete, rejection
+from strop.decoding.costs import PassCosts
 from strop.decoding.drafters import Guess, Law
 from strop.decoding.planner import Draft, Planner
 from strop.decoding.rejection import accept_or_replace, draw_guess, law_of, residual
@@ -143,7 +144,8 @@ def differ(one, other):
 def test_whole_texts_are_distributed_as_plain_ones(fake, kind, alike):
     model = fake()
     plain = classes(model, "coupled", None, 3000)
-    found = classes(model, "rejection", lambda: kind([1.0, 1.05, 1.1, 1.15], [Drawn(model)]), 3000)
+    costs = PassCosts([1.0, 1.05, 1.1, 1.15])
+    found = classes(model, "rejection", lambda: kind(costs, [Drawn(model)]), 3000)
     assert (differ(plain, found) < RARE[15]) == alike
 
 
@@ -151,5 +153,5 @@ def test_at_temperature_zero_it_is_the_likeliest_token(fake):
     plain = complete(fake(), [5, 9], GREEDY)
     sampling = Sampling(temperature=0, min_p=0, repetition_penalty=1, rule="rejection")
     model = fake()
-    planner = Planner([1.0, 1.05, 1.1, 1.15], [Drawn(model)])
+    planner = Planner(PassCosts([1.0, 1.05, 1.1, 1.15]), [Drawn(model)])
     assert complete(model, [5, 9], sampling, planner=planner).tokens == plain.tokens

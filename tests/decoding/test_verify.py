@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from strop.decoding import GREEDY, Sampling, planner_for, prompt_tokens
+from strop.decoding.costs import PassCosts
 from strop.decoding.lookup import Lookup
 from strop.decoding.planner import Planner
 from strop.decoding.verify import Noise, Reckless, compare
@@ -36,7 +37,10 @@ def test_the_real_model(smollm2: Path, tmp_path: Path) -> None:
     pack(str(smollm2), "bfp8", tmp_path / "packed")
     model = load(str(tmp_path / "packed"))
     prompts = [prompt_tokens(model.tokenizer, "Say this twice: the cat sat on the mat.")]
-    for planner in (lambda: Planner([1.0] * 16, [Lookup()]), lambda: Reckless(drafters(model))):
+    for planner in (
+        lambda: Planner(PassCosts([1.0] * 16), [Lookup()]),
+        lambda: Reckless(drafters(model)),
+    ):
         rows = list(compare(model, prompts, SAMPLINGS, planner))
         assert [row.first_difference for row in rows] == [None, None]
         assert sum(row.accepted for row in rows) > 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from strop.decoding import Sampling, complete, planner_for
+from strop.decoding.costs import PassCosts
 from strop.decoding.verify import Reckless, compare
 from strop.distillation import make as making
 from strop.distillation import make_draft
@@ -29,7 +30,7 @@ def test_from_prompts_to_a_head_that_guesses(
     packed: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        making, "known_pass_seconds", lambda model: [0.01 + 0.0001 * n for n in range(16)]
+        making, "known_costs", lambda model: PassCosts([0.01 + 0.0001 * n for n in range(16)])
     )
     monkeypatch.setattr(making, "SIZES", ((64, 1.0), (200, 2.0)))
     monkeypatch.setattr(making, "MINUTES_LEFT", 0.05)
@@ -96,7 +97,7 @@ def test_what_is_not_packed_is_refused(tiny_model: Path) -> None:
 
 
 def test_too_few_prompts(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "known_pass_seconds", lambda model: [0.01] * 16)
+    monkeypatch.setattr(making, "known_costs", lambda model: PassCosts([0.01] * 16))
     with pytest.raises(StropError, match="too few"):
         make_draft(str(packed), prompts=["one"])
     with pytest.raises(StropError, match="no prompt that fits"):

@@ -50,7 +50,7 @@ def verify(
     from strop.data import read_text
     from strop.decoding import GREEDY, Planner, Sampling, prompt_tokens
     from strop.decoding.choose import drafters_for
-    from strop.decoding.planner import known_pass_seconds
+    from strop.decoding.costs import known_costs
     from strop.decoding.verify import Noise, Reckless, compare
     from strop.models import load
 
@@ -63,12 +63,12 @@ def verify(
         texts = [line for line in read_text(prompts).splitlines() if line.strip()]
     tokens = [prompt_tokens(loaded.tokenizer, text) for text in texts]
     greedy = replace(GREEDY, max_tokens=settings.max_tokens, stop=settings.stop)
-    seconds = known_pass_seconds(loaded)
+    costs = known_costs(loaded)
     drafters = drafters_for(loaded, drafter or "auto", ())
     names = " and ".join(one.name for one in drafters)
     noise = Noise(loaded.vocabulary)
     planners: dict[str, Callable[[], Planner]] = {
-        f"{names} where it pays": lambda: Planner(seconds, drafters),
+        f"{names} where it pays": lambda: Planner(costs, drafters),
         f"{names}, any number": lambda: Reckless(drafters),
         f"{names} and noise, any number": lambda: Reckless([*drafters, noise]),
     }

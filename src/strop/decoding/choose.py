@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from strop.decoding.costs import known_costs
 from strop.decoding.draft_model import NestedDrafter, model_drafter
 from strop.decoding.drafters import Drafter
 from strop.decoding.head import HeadDrafter
 from strop.decoding.lookup import Lookup
-from strop.decoding.planner import Planner, known_pass_seconds
+from strop.decoding.planner import Planner
 from strop.errors import unknown_name
 from strop.models import load
 from strop.models.draft_head import is_draft_head
@@ -32,7 +33,7 @@ def planner_for(
     """
     if drafter == "none" or (drafter == "auto" and model.backend != "native"):
         return None
-    return Planner(known_pass_seconds(model), drafters_for(model, drafter, prediction))
+    return Planner(known_costs(model), drafters_for(model, drafter, prediction))
 
 
 def drafters_for(model: Model, name: str, prediction: Sequence[int]) -> list[Drafter]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.decoding.cache import CachedSession, common_prefix
+from strop.decoding.costs import known_costs
 from strop.decoding.drafters import Drafter, Guess
-from strop.decoding.planner import known_pass_seconds
 from strop.decoding.rejection import draw_guess, softmax
 from strop.decoding.sampling import Sampling, candidates, draw
 from strop.errors import StropError
@@ -59,7 +59,7 @@ class ModelDrafter:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.name = model.name
-        self.seconds = known_pass_seconds(model)[0]
+        self.seconds = known_costs(model).seconds[0]
         self.cache = CachedSession(model.session())
         self.tokens: list[int] = []
 
@@ -103,7 +103,7 @@ class NestedDrafter:
             raise StropError(f"{model.name}: nested drafts need a model packed as bfp8n")
         name = f"{model.name}, upper plane"
         self.model: Model = NativeModel(name, model.directory, model.kv, upper=True)
-        self.seconds = known_pass_seconds(self.model)[0]
+        self.seconds = known_costs(self.model).seconds[0]
 
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
@@ -139,7 +139,7 @@ class TranslatingDrafter:
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.name = model.name
-        self.seconds = known_pass_seconds(model)[0]
+        self.seconds = known_costs(model).seconds[0]
         self.cache = CachedSession(model.session())
 
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:

@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from strop.decoding.costs import SHORT, known_costs
 from strop.decoding.draft_model import PRIORS, guess_from
 from strop.decoding.drafters import Guess
 from strop.decoding.sampling import Sampling
@@ -20,7 +21,7 @@ from strop.models.draft_head import open_draft_head
 from strop.models.interface import Model, Session
 from strop.models.native_backend import NativeModel
 
-TIMED = 20  # drafts of two guesses, of which the median counts
+TIMED = 20  # passes, and drafts of two guesses after each
 
 
 class HeadDrafter:
@@ -37,19 +38,26 @@ class HeadDrafter:
         self.places = np.full(model.vocabulary, -1)  # of tokens among those that it can guess
         self.places[self.head.tokens] = np.arange(len(self.head.tokens))
         self.state = np.zeros(model.hidden, np.float32)
-        self.seconds = self.time_of_a_guess(model)
+        self.seconds = self.share_of_a_pass(model) * known_costs(model).seconds[0]
 
-    def time_of_a_guess(self, model: Model) -> float:
-        """Return the median seconds of a guess, each after a pass of the model, as in use."""
-        session, seconds = model.session(), []
-        self.start([0] * TIMED, Sampling(), session)
+    def share_of_a_pass(self, model: Model) -> float:
+        """Return the time of a guess, in times of a pass of the model: both measured in turns.
+
+        So it holds on a machine that is busier now than when passes were measured.
+        """
+        session, passes, guesses = model.session(), [], []
+        self.start([0] * SHORT, Sampling(), session)
+        session.forward([0] * SHORT, last=1)
         for _ in range(TIMED):
-            session.forward([0])
             start = perf_counter()
+            session.forward([0])
+            between = perf_counter()
             for _ in islice(self.propose(), 2):
                 pass
-            seconds.append((perf_counter() - start) / 2)
-        return median(seconds)
+            passes.append(between - start)
+            guesses.append((perf_counter() - between) / 2)
+            session.truncate(SHORT)
+        return median(guesses) / median(passes)
 
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""

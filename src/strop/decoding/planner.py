@@ -1,38 +1,26 @@
 """Decide what to guess and how far, if at all: what gives the most tokens per second.
 
-A pass over the last token and k guesses takes `seconds[k]`, as measured on this machine, besides
-what the guesses take. It gives 1 + a1 + a1 a2 + ... + a1...ak tokens, where aj is how often guesses
-of the kind of the j-th were right when all before them were. Guessing pays where the quotient is
-better than that of a pass without.
+A pass over the last token and k guesses takes `seconds[k]`, as measured on this machine (see
+costs.py), besides what the guesses take. It gives 1 + a1 + a1 a2 + ... + a1...ak tokens, where aj
+is how often guesses of the kind of the j-th were right when all before them were. Guessing pays
+where the quotient is better than that of a pass without.
 """
 
 from __future__ import annotations
 
-import math
-import platform
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median
-from time import perf_counter
 from typing import Any
 
-from strop import _native
 from strop.console import say
-from strop.data import read_json, sha256_json, write_json
+from strop.decoding.costs import PassCosts, shared
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.sampling import Sampling
-from strop.errors import StropError
-from strop.models.cache import cache_directory
-from strop.models.interface import Model, Session
-from strop.models.machine import thread_count
+from strop.models.interface import Session
 
-MOST_ROWS = 16  #: of a pass: the last token and up to 15 guesses
-MEASURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
-MEASURING_SECONDS = 0.3
-CONTEXT = 64  # tokens before the rows that are measured
 GAIN = 1.03  #: how much better than none guesses have to look: to be wrong costs more than it gives
 LEAST_REACH = 0.02  # chance that a guess is reached below which those after it do not matter
 PRIOR_WEIGHT = 4.0  # guesses that a prior counts for
@@ -80,9 +68,9 @@ NOTHING = Draft()
 class Planner:
     """Chooses drafts for one model, and learns from what became of them."""
 
-    def __init__(self, seconds: Sequence[float], drafters: Sequence[Drafter]) -> None:
-        """Take the seconds of a pass over 1, 2, ... rows."""
-        self.seconds = list(seconds)
+    def __init__(self, costs: PassCosts, drafters: Sequence[Drafter]) -> None:
+        self.costs = costs
+        self.length = 0  # of the text
         self.drafters = list(drafters)
         self.rates = {drafter.name: [Rate(p) for p in drafter.priors] for drafter in drafters}
         self.overall = {drafter.name: Rate(median(drafter.priors)) for drafter in drafters}
@@ -93,6 +81,7 @@ class Planner:
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
         self.first = {}
+        self.length = len(prompt)
         self.rejecting = sampling.rule == "rejection"
         for drafter in list(self.drafters):
             self.safely(drafter, drafter.start, prompt, sampling, session)
@@ -102,7 +91,7 @@ class Planner:
 
         `together` is the number of texts that a pass continues.
         """
-        seconds, delay = shared(self.seconds, together)
+        seconds, delay = shared(self.costs.after(self.length), together)
         best, best_speed = NOTHING, GAIN / seconds[0]
         self.first = {}
         limit = min(limit, len(seconds) - 1)
@@ -155,6 +144,7 @@ class Planner:
 
     def learn(self, draft: Draft, chosen: Sequence[int]) -> None:
         """Take the tokens that a pass gave: those of the draft that were right, and one more."""
+        self.length += len(chosen)
         for name, guess in self.first.items():
             self.count(name, guess, chosen[0])
         if draft.drafter in self.rates:
@@ -177,68 +167,3 @@ class Planner:
             self.drafters.remove(drafter)
             self.first.pop(drafter.name, None)
             return None
-
-
-def pass_seconds(model: Model) -> list[float]:
-    """Measure a pass over 1 to MOST_ROWS rows: for each the fastest of some, in turns.
-
-    What lies between MEASURED_ROWS is interpolated. Takes MEASURING_SECONDS, or one turn.
-    """
-    rows = [count for count in MEASURED_ROWS if count < model.context_length]
-    session = model.session()
-    session.forward([0] * min(CONTEXT, model.context_length - rows[-1]), last=1)
-    length = session.length
-    best = dict.fromkeys(rows, math.inf)
-    until = perf_counter() + MEASURING_SECONDS
-    while math.isinf(best[rows[-1]]) or perf_counter() < until:
-        for count in rows:
-            start = perf_counter()
-            session.forward([0] * count)
-            best[count] = min(best[count], perf_counter() - start)
-            session.truncate(length)
-    seconds = [best[1]]
-    for low, high in pairwise(rows):
-        step = max(0.0, best[high] - seconds[-1]) / (high - low)
-        seconds += [seconds[-1] + step * (index + 1) for index in range(high - low)]
-    return seconds
-
-
-def known_pass_seconds(model: Model) -> list[float]:
-    """Return `pass_seconds`, measured once for a model and a machine and kept in the cache."""
-    how = [getattr(model, name, None) for name in ("kv", "upper")]
-    where = [platform.node(), thread_count(), _native.instruction_set()]
-    key = sha256_json([model.fingerprint, model.backend, *how, *where, MEASURED_ROWS])
-    note = cache_directory() / "passes" / f"{key}.json"
-    if note.is_file():
-        seconds: list[float] = read_json(note)
-        return seconds
-    seconds = pass_seconds(model)
-    with suppress(StropError, OSError):  # a cache that cannot be written only costs time
-        write_json(note, seconds)
-    return seconds
-
-
-def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]:
-    """Return what guesses of one text cost where so many texts share a pass, in the same terms.
-
-    That is the seconds of passes, and what a second of drafting is to be multiplied by: all texts
-    wait for it.
-
-    With n texts and k guesses for one of them, a pass over n + k rows gives n - 1 tokens besides
-    its own. It is worth its time exactly if 1 + n (v(n + k) / v(n) - 1) would be, for one text
-    alone. Beyond the rows that were measured, a row costs as much as the last one did.
-    """
-    if together == 1:
-        return list(seconds), 1.0
-    slope = seconds[-1] - seconds[-2]
-
-    def pass_over(rows: int) -> float:
-        beyond = max(0, rows - len(seconds))
-        return seconds[min(rows, len(seconds)) - 1] + beyond * slope
-
-    plain = pass_over(together)
-    passes = [
-        seconds[0] * (1 + together * (pass_over(together + more) / plain - 1))
-        for more in range(len(seconds))
-    ]
-    return passes, together * seconds[0] / plain

@@ -8,9 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
+from strop.decoding.costs import MOST_ROWS, PassCosts
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.generate import complete
-from strop.decoding.planner import MOST_ROWS, NOTHING, Draft, Planner
+from strop.decoding.planner import NOTHING, Draft, Planner
 from strop.decoding.sampling import Sampling
 from strop.models.interface import Model, Session
 
@@ -42,7 +43,7 @@ class Reckless(Planner):
     """Checks any number of guesses of any drafter, whether that pays or not."""
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
-        super().__init__([1.0] * MOST_ROWS, drafters)
+        super().__init__(PassCosts([1.0] * MOST_ROWS), drafters)
         self.chance = random.Random(0)
 
     def draft(self, limit: int, together: int = 1) -> Draft:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import progress, say
-from strop.decoding.planner import known_pass_seconds
+from strop.decoding.costs import known_costs
 from strop.distillation.prompts import own_prompts
 from strop.distillation.texts import Texts, write_texts
 from strop.errors import StropError, failed_import
@@ -28,6 +28,7 @@ FORMAT = "bfp8"  #: of the head's matrices
 HELD_OUT = 0.05  #: of the prompts, on whose answers acceptance is measured
 WRITING = 0.5  #: of the time, at most
 MINUTES_LEFT = 0.5  #: for training, at least
+TYPICAL = 256  #: tokens of a text at which the speed is expected
 POSITIONS = 4096  #: on which it is measured, at most
 HOPED_FOR = 0.75  #: share of right guesses beyond which no head of this kind gets
 LEAST_GAIN = 1.05
@@ -91,7 +92,7 @@ def make_draft(
         raise failed_import(error, ["torch"], "torch") from error
     from strop.distillation.network import Head, Teacher, right_guesses, train
 
-    seconds = known_pass_seconds(model)
+    seconds = known_costs(model).after(TYPICAL)
     embedding, rows, final_norm, epsilon = model_head(model)
     refuse_if_hopeless(model, seconds)
     asked = asked_of(model, prompts, seed)
