@@ -1,10 +1,13 @@
 """The planner's choices against the arithmetic done by hand, and what it learns."""
 
+import gc
+import threading
 from itertools import pairwise
 
 import pytest
 
-from strop.decoding import GREEDY
+from strop.decoding import GREEDY, complete
+from strop.decoding import planner as planning
 from strop.decoding.costs import PassCosts, measured_costs
 from strop.decoding.drafters import Guess
 from strop.decoding.planner import NOTHING, Planner
@@ -93,6 +96,41 @@ def test_a_drafter_that_fails_is_done_without(capsys):
     assert planner.draft(9).drafter == "fixed"
     assert planner.draft(9).drafter == "fixed"
     assert capsys.readouterr().err.count("drafter broken failed, going on without it") == 1
+
+
+@pytest.mark.parametrize("method", ["start", "extend", "propose"])
+def test_a_drafter_that_hangs_is_done_without(method, fake, capsys, monkeypatch):
+    monkeypatch.setattr(planning, "PATIENCE", 0.1)
+    forever = threading.Event()
+    hangs = Fixed([1] * 20, 0.9, name="hangs")
+    setattr(hangs, method, lambda *arguments: forever.wait())
+    after = Fixed([2] * 20, 0.9, name="after")
+    planner = Planner(PassCosts([1.0] * 16), [hangs, after])
+    plain = complete(fake(), [5, 9], GREEDY)
+    assisted = complete(fake(), [5, 9], GREEDY, planner=planner)
+    assert assisted.tokens == plain.tokens
+    # Each token of the text but the last ones, once.
+    assert after.seen == [5, 9, *plain.tokens][: len(after.seen)]
+    assert len(after.seen) > 2
+    assert planner.drafters == [after]
+    forever.set()  # it goes on, too late, and disturbs nothing
+    assert complete(fake(), [5, 9], GREEDY, planner=planner).tokens == plain.tokens
+    assert capsys.readouterr().err.count("going on without it") == 1
+
+
+def test_threads_end_with_their_planner(fake):
+    before = threading.active_count()
+    planners = [Planner(PassCosts([1.0] * 16), [Fixed([1], 0.9)]) for _ in range(5)]
+    for planner in planners:
+        complete(fake(), [5, 9], GREEDY, planner=planner)
+    assert threading.active_count() == before + 5
+    threads = threading.enumerate()[-5:]
+    del planner
+    planners.clear()
+    gc.collect()
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def test_passes_are_timed_for_every_number_of_rows(fake):

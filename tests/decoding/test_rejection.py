@@ -6,7 +6,7 @@ import pytest
 from strop.decoding import GREEDY, Sampling, complete, rejection
 from strop.decoding.costs import PassCosts
 from strop.decoding.drafters import Guess, Law
-from strop.decoding.planner import Draft, Planner
+from strop.decoding.planner import Planner
 from strop.decoding.rejection import accept_or_replace, draw_guess, law_of, residual
 
 TRIES = 4000
@@ -105,13 +105,13 @@ class DropsBadOnes(Planner):
     """Leaves out what turned out to be unlikely, which this rule does not allow."""
 
     def explore(self, drafter, limit, seconds, least, delay):
-        draft, speed = super().explore(drafter, limit, seconds, least, delay)
+        guesses, length, speed = super().explore(drafter, limit, seconds, least, delay)
         kept = 0
-        for guess in draft.guesses:
+        for guess in guesses[:length]:
             if guess.law.probabilities[guess.law.tokens == guess.token].sum() < 0.03:
                 break
             kept += 1
-        return Draft(draft.guesses[:kept], draft.drafter), speed
+        return guesses, kept, speed
 
 
 def level(model, context, token):

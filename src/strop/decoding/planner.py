@@ -8,23 +8,24 @@ where the quotient is better than that of a pass without.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from strop.console import say
 from strop.decoding.costs import PassCosts, shared
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.sampling import Sampling
+from strop.decoding.watchdog import Watchdog
 from strop.models.interface import Session
 
 GAIN = 1.03  #: how much better than none guesses have to look: to be wrong costs more than it gives
 LEAST_REACH = 0.02  # chance that a guess is reached below which those after it do not matter
 PRIOR_WEIGHT = 4.0  # guesses that a prior counts for
 MEMORY = 64  # guesses of a kind that are remembered: older ones fade
+PATIENCE = 30.0  # seconds for all that drafters do about one pass: one that takes longer hangs
 PROBE = 64  # drafts after which a costly drafter that does not seem to pay is asked again
 
 
@@ -75,6 +76,7 @@ class Planner:
         self.rates = {drafter.name: [Rate(p) for p in drafter.priors] for drafter in drafters}
         self.overall = {drafter.name: Rate(median(drafter.priors)) for drafter in drafters}
         self.idle = Counter[str]()  # drafts since a costly drafter was asked
+        self.watchdog = Watchdog(PATIENCE)
         self.first: dict[str, Guess] = {}  # what each drafter guesses for the next token
         self.rejecting = False
 
@@ -83,8 +85,7 @@ class Planner:
         self.first = {}
         self.length = len(prompt)
         self.rejecting = sampling.rule == "rejection"
-        for drafter in list(self.drafters):
-            self.safely(drafter, drafter.start, prompt, sampling, session)
+        self.each(lambda drafter: drafter.start(prompt, sampling, session))
 
     def draft(self, limit: int, together: int = 1) -> Draft:
         """Return the guesses that are worth checking, at most `limit`.
@@ -92,21 +93,27 @@ class Planner:
         `together` is the number of texts that a pass continues.
         """
         seconds, delay = shared(self.costs.after(self.length), together)
+        limit = min(limit, len(seconds) - 1)
         best, best_speed = NOTHING, GAIN / seconds[0]
         self.first = {}
-        limit = min(limit, len(seconds) - 1)
-        for drafter in list(self.drafters):
-            found = self.safely(drafter, self.explore, drafter, limit, seconds, best_speed, delay)
-            if found is not None and found[1] > best_speed:
-                best, best_speed = found
-                if self.rejecting:
-                    break
+
+        def consider(drafter: Drafter) -> None:
+            nonlocal best, best_speed
+            if self.rejecting and best != NOTHING:
+                return
+            guesses, length, speed = self.explore(drafter, limit, seconds, best_speed, delay)
+            if guesses:
+                self.first[drafter.name] = guesses[0]
+            if speed > best_speed:
+                best, best_speed = Draft(tuple(guesses[:length]), drafter.name), speed
+
+        self.each(consider)
         return best
 
     def explore(
         self, drafter: Drafter, limit: int, seconds: Sequence[float], least: float, delay: float
-    ) -> tuple[Draft, float]:
-        """Return the draft of one drafter that gives the most tokens per second, and how many.
+    ) -> tuple[list[Guess], int, float]:
+        """Return guesses of one drafter, how many give the most tokens per second, and how many.
 
         A guess that takes time, or is drawn by chance for the rejection rule, is asked for only if
         an average one would help: one that was seen to be a bad one may not be left out by that
@@ -133,9 +140,7 @@ class Planner:
                 now = expected / spent
                 if now > speed or self.rejecting:
                     length, speed = count, now
-        if guesses:
-            self.first[name] = guesses[0]
-        return Draft(tuple(guesses[:length]), name), speed
+        return guesses, length, speed
 
     def probes(self, name: str) -> bool:
         """Tell whether a costly drafter that does not seem to pay is to be asked once again."""
@@ -150,20 +155,38 @@ class Planner:
         if draft.drafter in self.rates:
             for guess, found in zip(draft.guesses[1:], chosen[1:], strict=False):
                 self.count(draft.drafter, guess, found)
-        for drafter in list(self.drafters):
-            self.safely(drafter, drafter.extend, chosen)
+        self.each(lambda drafter: drafter.extend(chosen))
 
     def count(self, name: str, guess: Guess, found: int) -> None:
         """Count a guess as right or wrong."""
         self.rates[name][guess.kind].add(guess.token == found)
         self.overall[name].add(guess.token == found)
 
-    def safely(self, drafter: Drafter, call: Any, *arguments: Any) -> Any:
-        """Call a drafter; go on without it if it fails."""
-        try:
-            return call(*arguments)
-        except Exception as error:
-            say(f"drafter {drafter.name} failed, going on without it: {error!r:.200}")
-            self.drafters.remove(drafter)
-            self.first.pop(drafter.name, None)
-            return None
+    def each(self, work: Callable[[Drafter], None]) -> None:
+        """Do something with every drafter; go on without one that fails, or hangs for PATIENCE."""
+        todo = deque(self.drafters)
+        while todo:
+            try:
+                self.watchdog.call(self.work_through, todo, work)
+            except TimeoutError as error:
+                hung, *rest = todo
+                todo.clear()  # should it wake up, it finds nothing more to do
+                self.drop(hung, error)
+                todo = deque(rest)
+
+    def work_through(self, todo: deque[Drafter], work: Callable[[Drafter], None]) -> None:
+        """Do something with every drafter, and take it off the list."""
+        while todo:
+            try:
+                work(todo[0])
+            except Exception as error:
+                if todo:
+                    self.drop(todo[0], error)
+            if todo:
+                todo.popleft()
+
+    def drop(self, drafter: Drafter, error: Exception) -> None:
+        """Go on without a drafter, and say why."""
+        say(f"drafter {drafter.name} failed, going on without it: {error!r:.200}")
+        self.drafters.remove(drafter)
+        self.first.pop(drafter.name, None)
