@@ -75,6 +75,22 @@ def test_the_text_goes_to_standard_output_and_the_rest_to_standard_error(model, 
     )
 
 
+def test_it_says_what_guesses_rest_on(tiny_model, tmp_path):
+    strop.models.pack(str(tiny_model), "bfp8", tmp_path / "packed")
+    expected = tmp_path / "expected.txt"
+    expected.write_text("Hello")
+    few = ("--max-tokens", 20, "--prediction", expected)
+    result = run("generate", tmp_path / "packed", "Hello", *few)
+    assert "guesses: a pass over 2, 4, 8, 16 tokens takes 1" in result.stderr
+    assert "; lookup: " in result.stderr
+    for options, reason in ([], "--drafter lookup guesses all the same"), (["none"], "none"):
+        drafter = ("--drafter", *options) if options else ()
+        result = run("generate", tiny_model, "Hello", *few, *drafter)
+        assert "guesses: " not in result.stderr
+        assert "nothing is guessed from what you expect: " in result.stderr
+        assert reason in result.stderr
+
+
 def test_raw_leaves_out_the_template(model, tiny_model):
     result = run("generate", tiny_model, "Hello", "--raw", "--temperature", 0, "--max-tokens", 9)
     sampling = Sampling(temperature=0, max_tokens=9)

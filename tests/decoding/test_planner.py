@@ -85,6 +85,19 @@ def test_guesses_that_prove_wrong_are_left_and_right_ones_found_without_checking
     assert drafter.seen == [5] + [7] * 40 + [1] * 40
 
 
+def test_it_says_what_the_choices_rest_on():
+    planner = Planner(
+        PassCosts([2.0, 2.2, 2.4, 2.6]), [Fixed([1] * 9, 0.9), Fixed([1] * 9, 0.1, 1.0, "dear")]
+    )
+    planner.start([5], GREEDY, None)
+    costs, good, dear = planner.why()
+    assert costs == "a pass over 2, 4 tokens takes 1.10, 1.30 times one"
+    # (1 + 0.9 + 0.81 + 0.729) * 2 / 2.6
+    assert "fixed: 90% of its guesses right" in good
+    assert "2.65 times the speed, 3 at a time" in good
+    assert "a guess takes 0.50 of a pass: does not pay" in dear
+
+
 def test_a_drafter_that_fails_is_done_without(capsys):
     class Broken(Fixed):
         def propose(self):

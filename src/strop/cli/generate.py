@@ -22,8 +22,14 @@ from strop.console import say
 from strop.errors import StropError
 
 if TYPE_CHECKING:
-    from strop.decoding import Delta, Sampling, Statistics
+    from strop.decoding import Delta, Planner, Sampling, Statistics
     from strop.models import Tokenizer
+
+
+UNSAFE = (
+    "with this backend guesses could change the text where two tokens are almost equally likely; "
+    "--drafter lookup guesses all the same"
+)
 
 
 @with_sampling
@@ -86,6 +92,12 @@ def generate(
     if prediction:
         expected += loaded.tokenizer.encode(read_text(prediction), special=False)
     planner = planner_for(loaded, drafter or "auto", expected)
+    if planner is None and expected:
+        say(
+            f"nothing is guessed from what you expect: {UNSAFE}"
+            if drafter in (None, "auto")
+            else "nothing is guessed from what you expect: --drafter none"
+        )
     tokens = prompt_tokens(loaded.tokenizer, text, system, raw)
     deltas = decode(loaded, tokens, settings, planner=planner)
     say(sent_as(loaded.tokenizer, text, raw))
@@ -95,6 +107,7 @@ def generate(
             memory.add([*tokens, *completion.tokens])
         print(json.dumps(completion.to_json(), ensure_ascii=False))
         say(speed(completion.statistics))
+        explain(planner)
         return
     written = []
     for delta in deltas:
@@ -105,6 +118,13 @@ def generate(
         memory.add([*tokens, *written])
     if delta.statistics:
         say(f"{speed(delta.statistics)}; {ending(delta, settings)}")
+    explain(planner)
+
+
+def explain(planner: Planner | None) -> None:
+    """Say what the choices of guesses rested on."""
+    if planner:
+        say(f"guesses: {'; '.join(planner.why())}")
 
 
 def read_prompt() -> str:

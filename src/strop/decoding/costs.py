@@ -112,3 +112,19 @@ def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]
         for more in range(len(seconds))
     ]
     return passes, together * seconds[0] / plain
+
+
+def expected(
+    rates: Sequence[float], guess_seconds: float, seconds: Sequence[float]
+) -> tuple[float, int]:
+    """Return the speed in times of plain generation, and the number of guesses that gives it.
+
+    `rates` is how often the first guess is right, the second if the first was, and so on.
+    """
+    best, tokens, reach = (1.0, 0), 1.0, 1.0
+    for count, rate in enumerate(rates[: len(seconds) - 1], start=1):
+        reach *= rate
+        tokens += reach
+        speed = tokens * seconds[0] / (seconds[count] + count * guess_seconds)
+        best = max(best, (speed, count))
+    return best

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from strop.console import say
-from strop.decoding.costs import PassCosts, shared
+from strop.decoding.costs import PassCosts, expected, shared
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.sampling import Sampling
 from strop.decoding.watchdog import Watchdog
@@ -161,6 +161,22 @@ class Planner:
         """Count a guess as right or wrong."""
         self.rates[name][guess.kind].add(guess.token == found)
         self.overall[name].add(guess.token == found)
+
+    def why(self) -> list[str]:
+        """Say what the choices rest on: what passes cost, and how good each drafter has been."""
+        seconds = self.costs.after(self.length)
+        shown = [rows for rows in (2, 4, 8, 16) if rows <= len(seconds)]
+        costs = ", ".join(f"{seconds[rows - 1] / seconds[0]:.2f}" for rows in shown)
+        lines = [f"a pass over {', '.join(map(str, shown))} tokens takes {costs} times one"]
+        for drafter in self.drafters:
+            rate = self.overall[drafter.name]
+            speed, count = expected([rate.mean] * len(seconds), drafter.seconds, seconds)
+            lines.append(
+                f"{drafter.name}: {rate.mean:.0%} of its guesses right of late, a guess takes "
+                f"{drafter.seconds / seconds[0]:.2f} of a pass: "
+                + (f"{speed:.2f} times the speed, {count} at a time" if count else "does not pay")
+            )
+        return lines
 
     def each(self, work: Callable[[Drafter], None]) -> None:
         """Do something with every drafter; go on without one that fails, or hangs for PATIENCE."""

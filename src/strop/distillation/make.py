@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import progress, say
-from strop.decoding.costs import known_costs
+from strop.decoding.costs import expected, known_costs
 from strop.distillation.prompts import own_prompts
 from strop.distillation.texts import Texts, write_texts
 from strop.errors import StropError, failed_import
@@ -54,19 +54,6 @@ class DraftReport:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {**vars(self), "acceptance": [rate.to_json() for rate in self.acceptance]}
-
-
-def expected(
-    acceptance: Sequence[float], guess_seconds: float, seconds: Sequence[float]
-) -> tuple[float, int]:
-    """Return the speed in times of plain generation, and the number of guesses that gives it."""
-    best, tokens, reach = (1.0, 0), 1.0, 1.0
-    for count, rate in enumerate(acceptance[: len(seconds) - 1], start=1):
-        reach *= rate
-        tokens += reach
-        speed = tokens * seconds[0] / (seconds[count] + count * guess_seconds)
-        best = max(best, (speed, count))
-    return best
 
 
 def make_draft(
