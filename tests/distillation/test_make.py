@@ -1,18 +1,20 @@
 """Making a draft head, on a tiny model and in seconds; and when it is refused."""
 
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from strop.decoding import Sampling, complete, planner_for
 from strop.decoding.costs import PassCosts
 from strop.decoding.verify import Reckless, compare
 from strop.distillation import make as making
-from strop.distillation import make_draft
+from strop.distillation import make_draft, network, texts
 from strop.distillation.make import expected, refuse_if_hopeless
 from strop.distillation.prompts import own_prompts
-from strop.distillation.texts import write_texts
+from strop.distillation.texts import Texts, write_texts
 from strop.errors import StropError
 from strop.models import load, pack
 
@@ -49,20 +51,107 @@ def test_from_prompts_to_a_head_that_guesses(
     assert rows[0].guessed > 0
 
 
-def test_states_and_tokens_of_texts_belong_together(packed: Path) -> None:
+def test_states_and_tokens_of_texts_belong_together(packed: Path, tmp_path: Path) -> None:
     model = load(str(packed))
     prompts = [[5, 6, 7], [9, 8]]
-    texts = write_texts(model, prompts, 300, 0, 60.0)
-    assert texts.spans[0, 0] == 0
-    assert texts.spans[-1, 1] == len(texts.tokens) == len(texts.states)
-    begin, end = texts.spans[0]
+    written = write_texts(model, prompts, 300, 0, 60.0, tmp_path)
+    assert written.spans[0, 0] == 0
+    assert written.spans[-1, 1] == len(written.tokens) == len(written.states)
+    begin, end = written.spans[0]
     # A text begins with the last token of its prompt.
-    prompt = next(one for one in prompts if one[-1] == texts.tokens[begin])
+    prompt = next(one for one in prompts if one[-1] == written.tokens[begin])
     session = model.session()
-    session.forward([*prompt[:-1], *texts.tokens[begin:end].tolist()])
+    session.forward([*prompt[:-1], *written.tokens[begin:end].tolist()])
     expected_states = session.states[len(prompt) - 1 :].astype(np.float16)
-    assert np.array_equal(expected_states, texts.states[begin:end])
-    assert len(texts.starts(3)) == sum(max(0, end - begin - 3) for begin, end in texts.spans)
+    assert np.array_equal(expected_states, written.states[begin:end])
+    assert len(written.starts(3)) == sum(max(0, end - begin - 3) for begin, end in written.spans)
+
+
+def test_texts_go_on_where_they_were_broken_off(packed: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(texts, "GROUP", 4)
+    model = load(str(packed))
+    arguments = (model, [[5, 6, 7], [9, 8]], 3000, 0, 60.0)
+    whole = write_texts(*arguments, tmp_path / "whole")
+    write, groups = texts.write_group, []
+
+    def broken_off(*some):
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        groups.append(some[2])
+        return write(*some)
+
+    monkeypatch.setattr(texts, "write_group", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        write_texts(*arguments, tmp_path / "broken")
+    monkeypatch.setattr(texts, "write_group", lambda *some: groups.append(some[2]) or write(*some))
+    found = write_texts(*arguments, tmp_path / "broken")
+    assert groups == list(range(len(groups)))
+    assert len(groups) > 2
+    for name in ("tokens", "states", "spans"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name))
+    next(iter((tmp_path / "broken").iterdir())).write_bytes(b"not an archive")
+    with pytest.raises(StropError, match=r"is damaged .*: remove it"):
+        write_texts(*arguments, tmp_path / "broken")
+
+
+def test_training_goes_on_where_it_was_broken_off(tmp_path: Path, one_thread, monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    states = random.standard_normal((900, 32)).astype(np.float16)
+    tokens = random.integers(0, 50, 900).astype(np.int32)
+    learned = Texts(tokens, states, np.array([[0, 400], [400, 900]]), 0.0)
+    clock = count()
+    monkeypatch.setattr(network.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(network, "KEEP_SECONDS", 0.0)
+
+    def weights_after(*stops):
+        for stop in stops:
+            torch.manual_seed(1)
+            embedding = torch.randn(50, 32)
+            head = network.Head(embedding, torch.ones(32), 16, 1e-5)
+            teacher = network.Teacher(embedding, embedding)
+            keep = tmp_path / f"{stops}.pt"
+            for _ in islice(network.train(head, teacher, learned, 0.5, 0, keep), stop):
+                pass
+        return head.weights()
+
+    whole, broken = weights_after(None), weights_after(5, 1, None)
+    for name, value in whole.items():
+        assert np.array_equal(value, broken[name]), name
+    assert not np.array_equal(whole["fuse"], weights_after(5)["fuse"])
+
+
+def test_after_an_interruption_nothing_is_done_twice(
+    packed: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    monkeypatch.setattr(making, "known_costs", lambda model: PassCosts([0.01] * 16))
+    monkeypatch.setattr(making, "SIZES", ((64, 1.0),))
+    monkeypatch.setattr(making, "MINUTES_LEFT", 0.02)
+    monkeypatch.setattr(texts, "MOST", 40)
+    monkeypatch.setattr("strop.distillation.prompts.COUNT", 40)
+    place, work = tmp_path / "head", tmp_path / "head.work"
+    arguments = {"minutes": 0.05, "tokens": 1000}
+
+    def broken_off(*some):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "right_guesses", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            make_draft(str(packed), place, **arguments)
+    assert not place.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(texts, "write_group", broken_off)
+        patch.setattr(making, "own_prompts", broken_off)
+        make_draft(str(packed), place, **arguments)
+        assert "going on with what" in capsys.readouterr().err
+    assert place.exists()
+    assert not work.exists()
+    # What was made with other settings is of no use.
+    work.mkdir()
+    (work / "settings.json").write_text("{}")
+    (work / "trials.json").write_text("damaged")
+    make_draft(str(packed), place, **arguments)
+    assert "starting anew" in capsys.readouterr().err
 
 
 def test_prompts_that_the_model_writes_are_chat_messages(packed: Path, monkeypatch) -> None:

@@ -36,7 +36,8 @@ def draft(
 
     The model writes texts, and a small network learns to continue them from the model's own state.
     Guesses are checked, and change no text; how much faster they make it is said at the end. From
-    then on `strop generate` and `chat` use the head. Needs PyTorch.
+    then on `strop generate` and `chat` use the head. After an interruption, Ctrl-C say, the same
+    command goes on where it was. Needs PyTorch.
 
     [bold]Examples[/bold]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import progress, say
+from strop.data import read_json, sha256_json, write_json
 from strop.decoding.costs import expected, known_costs
 from strop.distillation.prompts import own_prompts
 from strop.distillation.texts import Texts, write_texts
@@ -67,9 +69,10 @@ def make_draft(
     """Let a packed model write texts, train a head to imitate it, and write the head.
 
     Without `prompts` the model also writes those. Of `minutes`, training takes what writing leaves.
-    Raises StropError where arithmetic says that no head can pay, with the numbers.
+    All work is kept beside the head, in a directory named *.work, until the head is done: called
+    again after an interruption, it goes on there. Raises StropError where arithmetic says that no
+    head can pay, with the numbers.
     """
-    begin = time.monotonic()
     model = load(target)
     if not isinstance(model, NativeModel):
         raise StropError(f"{target}: draft heads are for packed models: strop pack {target}")
@@ -82,23 +85,27 @@ def make_draft(
     seconds = known_costs(model).after(TYPICAL)
     embedding, rows, final_norm, epsilon = model_head(model)
     refuse_if_hopeless(model, seconds)
-    asked = asked_of(model, prompts, seed)
+    place = output or model.directory / "draft"
+    work = place.parent / f"{place.name}.work"
+    settings = {"target": model.fingerprint, "prompts": sha256_json(prompts)}
+    begin_or_go_on(work, settings | {"minutes": minutes, "tokens": tokens, "seed": seed})
+    asked, took = asked_of(model, prompts, seed, work / "prompts.json")
     count = max(1, int(HELD_OUT * len(asked)))
     if len(asked) <= count:
         raise StropError(f"{len(asked)} prompts are too few: give at least two")
 
-    def texts_for(some: Sequence[Sequence[int]], part: float) -> Texts:
+    def texts_for(some: Sequence[Sequence[int]], part: float, name: str) -> Texts:
         seconds = part * WRITING * 60 * minutes
-        return write_texts(model, some, int(part * tokens), seed, seconds)
+        return write_texts(model, some, int(part * tokens), seed, seconds, work / name)
 
-    held_out = texts_for(asked[:count], HELD_OUT)
-    learned = texts_for(asked[count:], 1 - HELD_OUT)
+    held_out = texts_for(asked[:count], HELD_OUT, "held-out")
+    learned = texts_for(asked[count:], 1 - HELD_OUT, "texts")
     frequency = np.bincount(learned.tokens, minlength=model.vocabulary)
     order = np.argsort(-frequency, kind="stable")
-    left = max(MINUTES_LEFT, minutes - (time.monotonic() - begin) / 60)
+    left = max(MINUTES_LEFT, minutes - (took + held_out.seconds + learned.seconds) / 60)
 
     def trained(
-        outputs: int, inner: int, time_left: float, label: str
+        outputs: int, inner: int, time_left: float, label: str, keep: Path | None = None
     ) -> tuple[Any, NDArray[np.int64], list[Interval]]:
         ids = np.sort(order[:outputs])
         with torch.random.fork_rng():
@@ -107,7 +114,7 @@ def make_draft(
         teacher = Teacher(embedding, rows[ids])
         with progress(label, 100.0, "%") as advance:
             done = 0.0
-            for part in train(head, teacher, learned, time_left, seed):
+            for part in train(head, teacher, learned, time_left, seed, keep):
                 advance(100 * (part - done))
                 done = part
         counts = right_guesses(head, teacher, rows, ids, held_out, POSITIONS)
@@ -116,22 +123,25 @@ def make_draft(
         return head, ids, [wilson(right, of) for right, of in counts if of]
 
     hidden = rows.shape[1]
-    tried = []
-    for outputs, times in SIZES:
+    trials = work / "trials.json"
+    tried = read_json(trials) if trials.exists() else []
+    for outputs, times in SIZES[len(tried) :]:
         inner = int(times * hidden)
         head, ids, rates = trained(
             outputs, inner, TRIAL * left, f"trying {outputs} tokens, {inner}"
         )
         guess = guess_seconds(head, ids, model)
         speed, length = expected(extended(rates), guess, seconds)
-        tried.append((speed, outputs, inner))
+        tried.append([speed, outputs, inner])
+        write_json(trials, tried)
         say(
             f"{outputs} tokens, inner size {inner}: right {shares(rates)}, a guess takes "
             f"{1e3 * guess:.2f} ms: {speed:.2f} times as fast, {length} at a time"
         )
     _, outputs, inner = max(tried)
     say(f"taking {outputs} tokens and inner size {inner}, the fastest of these")
-    head, ids, rates = trained(outputs, inner, (1 - TRIAL * len(SIZES)) * left, "training")
+    rest = (1 - TRIAL * len(SIZES)) * left
+    head, ids, rates = trained(outputs, inner, rest, "training", work / "training.pt")
     guess = guess_seconds(head, ids, model)
     speed, length = expected(extended(rates), guess, seconds)
     report = DraftReport(
@@ -145,25 +155,47 @@ def make_draft(
         length=length,
     )
     facts = {"target": model.name, **report.to_json()}
-    write_draft_head(output or model.directory / "draft", head.weights(), ids, FORMAT, facts)
+    write_draft_head(place, head.weights(), ids, FORMAT, facts)
+    shutil.rmtree(work)
     return report
 
 
-def asked_of(model: NativeModel, prompts: Sequence[str] | None, seed: int) -> list[list[int]]:
-    """Return the tokens of the prompts, which the model writes itself if there are none."""
+def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
+    """Make a directory for the work, or find there what was done with the same settings."""
+    note = work / "settings.json"
+    if note.exists() and read_json(note) != settings:
+        say(f"{work} was made with other settings: starting anew")
+        shutil.rmtree(work)
+    elif note.exists():
+        say(f"going on with what {work} holds")
+    write_json(note, settings)
+
+
+def asked_of(
+    model: NativeModel, prompts: Sequence[str] | None, seed: int, kept: Path
+) -> tuple[list[list[int]], float]:
+    """Return the tokens of the prompts, and the seconds that it took to write them.
+
+    If there are none, the model writes some, once: they are in the file `kept` from then on.
+    """
     from strop.decoding import prompt_tokens
 
     if prompts is None:
-        return own_prompts(model, seed)
+        if not kept.exists():
+            begin = time.monotonic()
+            written = own_prompts(model, seed)
+            write_json(kept, {"prompts": written, "seconds": time.monotonic() - begin})
+        found = read_json(kept)
+        return found["prompts"], found["seconds"]
     room = model.context_length // 2
     asked = [prompt_tokens(model.tokenizer, prompt) for prompt in prompts]
-    kept = [prompt for prompt in asked if len(prompt) <= room]
-    if not kept:
+    short = [prompt for prompt in asked if len(prompt) <= room]
+    if not short:
         raise StropError("no prompt that fits half the context")
-    if len(kept) < len(asked):
-        say(f"{len(asked) - len(kept)} prompts left out: longer than half the context")
+    if len(short) < len(asked):
+        say(f"{len(asked) - len(short)} prompts left out: longer than half the context")
     random = np.random.default_rng(seed)
-    return [kept[index] for index in random.permutation(len(kept))]
+    return [short[index] for index in random.permutation(len(short))], 0.0
 
 
 def refuse_if_hopeless(model: NativeModel, seconds: Sequence[float]) -> None:

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from strop.console import progress
+from strop.data import atomic_path
 from strop.distillation.texts import Texts
 from strop.errors import StropError
 from strop.models.draft_head import MATRICES, NORMS
@@ -24,6 +27,7 @@ STATE_WEIGHT = 0.1  #: of the distance of states, beside the cross-entropy of wh
 BATCH = 256  #: positions
 LEARNING_RATE = 1e-3
 WARMUP = 0.05  #: of the time
+KEEP_SECONDS = 60.0  #: between two times that training is kept
 
 
 class Head(nn.Module):  # type: ignore[misc]
@@ -117,15 +121,33 @@ def loss_of(
     return total
 
 
-def train(head: Head, teacher: Teacher, texts: Texts, minutes: float, seed: int) -> Iterator[float]:
-    """Train for so many minutes; yield the part of the time that has gone, after each batch."""
+def train(
+    head: Head,
+    teacher: Teacher,
+    texts: Texts,
+    minutes: float,
+    seed: int,
+    keep: Path | None = None,
+) -> Iterator[float]:
+    """Train for so many minutes; yield the part of the time that has gone, after each batch.
+
+    Every KEEP_SECONDS all is kept in the file `keep`, from which a later call goes on.
+    """
     optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, betas=(0.9, 0.95))
-    begin, seconds = time.monotonic(), 60 * minutes
     starts = texts.starts(STEPS)
     if len(starts) < BATCH:
         raise StropError(f"only {len(starts)} tokens to learn from, {BATCH} are needed: give more")
-    for positions in batches(starts, seed):
-        part = (time.monotonic() - begin) / seconds
+    done, spent = 0, 0.0
+    if keep and keep.exists():
+        kept = torch.load(keep, weights_only=True)
+        head.load_state_dict(kept["head"])
+        optimizer.load_state_dict(kept["optimizer"])
+        done, spent = kept["batches"], kept["seconds"]
+    seconds = 60 * minutes
+    begin = saved = time.monotonic()
+    for count, positions in enumerate(islice(batches(starts, seed), done, None), start=done + 1):
+        now = time.monotonic()
+        part = (spent + now - begin) / seconds
         if part >= 1:
             return
         scale = min(1.0, part / WARMUP) * (0.05 + 0.95 * (1 + math.cos(math.pi * part)) / 2)
@@ -136,6 +158,11 @@ def train(head: Head, teacher: Teacher, texts: Texts, minutes: float, seed: int)
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
+        if keep and now - saved > KEEP_SECONDS:
+            state = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
+            with atomic_path(keep) as partial:
+                torch.save(state | {"batches": count, "seconds": part * seconds}, partial)
+            saved = now
         yield part
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import progress
+from strop.data import atomic_path
 from strop.decoding import Sampling, complete_many
 from strop.errors import StropError
-from strop.models.interface import States
 from strop.models.native_backend import NativeModel
 
 WIDTH = 16  #: texts that are written at once
+GROUP = 8 * WIDTH  #: texts that are kept together
 MOST = 256  #: tokens of a text
 #: Half as the model chats by default, half greedily or freely, as users may ask for
 TEMPERATURES = (0.5, 0.0, 0.5, 0.8)
@@ -32,6 +35,7 @@ class Texts:
     tokens: NDArray[np.int32]  #: (n,)
     states: NDArray[np.float16]  #: (n, hidden)
     spans: NDArray[np.int64]  #: (texts, 2)
+    seconds: float  #: that it took to write them
 
     def starts(self, steps: int) -> NDArray[np.int64]:
         """Return the positions that so many tokens of the same text follow."""
@@ -40,57 +44,96 @@ class Texts:
 
 
 def write_texts(
-    model: NativeModel, prompts: Sequence[Sequence[int]], wanted: int, seed: int, seconds: float
+    model: NativeModel,
+    prompts: Sequence[Sequence[int]],
+    wanted: int,
+    seed: int,
+    seconds: float,
+    folder: Path,
 ) -> Texts:
     """Let the model answer prompts, again and again with other seeds, until it wrote enough tokens.
 
-    Or until so many seconds have gone. Raises StropError if nothing was written in them.
+    Or until so many seconds have gone. Texts are kept in `folder`, from which a later call with the
+    same arguments goes on. Raises StropError if nothing was written.
     """
-    begin = time.monotonic()
-    tokens: list[NDArray[np.int32]] = []
-    states: list[NDArray[np.float16]] = []
-    spans: list[tuple[int, int]] = []
-    written = total = 0
+    groups: list[Texts] = []
+    written, spent = 0, 0.0
     with progress("writing texts", wanted, "tokens") as advance:
-        for prompt, answer, seen in answers(model, prompts, seed):
-            # The last token of an answer was chosen, not read: it has no state.
-            tokens.append(np.array([prompt[-1], *answer[:-1]], np.int32))
-            states.append(seen.astype(np.float16))
-            spans.append((total, total + len(tokens[-1])))
-            total += len(tokens[-1])
-            advance(min(len(answer), wanted - written))
-            written += len(answer)
-            if written >= wanted or time.monotonic() - begin > seconds:
-                break
-    if not written:
-        raise StropError(f"{model.name} wrote nothing to learn from: give other prompts")
-    return Texts(np.concatenate(tokens), np.concatenate(states), np.array(spans))
+        for number in count():
+            path = folder / f"{number:05}.npz"
+            if path.exists():
+                group = read_group(path)
+                advance(min(len(group.tokens), wanted - written))
+            else:
+                left = wanted - written, seconds - spent
+                group = write_group(model, prompts, number, seed, *left, advance)
+                with atomic_path(path) as partial, partial.open("wb") as stream:
+                    np.savez(stream, **vars(group))
+            groups.append(group)
+            written += len(group.tokens)
+            spent += group.seconds
+            if written >= wanted or spent >= seconds:
+                return joined(groups)
+    raise AssertionError("the loop above ends by returning")
 
 
-def answers(
-    model: NativeModel, prompts: Sequence[Sequence[int]], seed: int
-) -> Iterator[tuple[Sequence[int], Sequence[int], States]]:
-    """Yield prompts, what the model answers, and the states from which it chose the tokens.
-
-    Without end; each round at other temperatures.
-    """
-    jobs = (
-        (
-            prompts[index % len(prompts)],
-            Sampling(
-                temperature=TEMPERATURES[(index + index // len(prompts)) % len(TEMPERATURES)],
-                max_tokens=MOST,
-                seed=seed + index,
-            ),
+def write_group(
+    model: NativeModel,
+    prompts: Sequence[Sequence[int]],
+    number: int,
+    seed: int,
+    wanted: int,
+    seconds: float,
+    advance: Callable[[float], None],
+) -> Texts:
+    """Let the model answer the prompts of one group; less if that is enough, or time is up."""
+    begin = time.monotonic()
+    indices = range(number * GROUP, (number + 1) * GROUP)
+    asked = [prompts[index % len(prompts)] for index in indices]
+    # Each time that a prompt comes again it is answered at another temperature.
+    samplings = [
+        Sampling(
+            temperature=TEMPERATURES[(index + index // len(prompts)) % len(TEMPERATURES)],
+            max_tokens=MOST,
+            seed=seed + index,
         )
-        for index in count()
+        for index in indices
+    ]
+    tokens, states, spans, total = [], [], [], 0
+    for index, answer in complete_many(model, asked, samplings, width=WIDTH, keep_states=True):
+        if answer.states is None:
+            continue  # it wrote nothing
+        # The last token of an answer was chosen, not read: it has no state.
+        tokens.append(np.array([asked[index][-1], *answer.tokens[:-1]], np.int32))
+        states.append(answer.states.astype(np.float16))
+        length = len(tokens[-1])
+        spans.append((total, total + length))
+        advance(min(length, wanted - total))
+        total += length
+        if total >= wanted or time.monotonic() - begin > seconds:
+            break
+    if not tokens:
+        raise StropError(f"{model.name} wrote nothing to learn from: give other prompts")
+    taken = time.monotonic() - begin
+    return Texts(np.concatenate(tokens), np.concatenate(states), np.array(spans), taken)
+
+
+def read_group(path: Path) -> Texts:
+    """Read what `write_texts` kept."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = kept["tokens"], kept["states"], kept["spans"]
+            return Texts(*arrays, float(kept["seconds"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise StropError(f"{path} is damaged ({error}): remove it") from error
+
+
+def joined(groups: Sequence[Texts]) -> Texts:
+    """Put texts end to end."""
+    starts = np.cumsum([0, *(len(group.tokens) for group in groups[:-1])])
+    return Texts(
+        np.concatenate([group.tokens for group in groups]),
+        np.concatenate([group.states for group in groups]),
+        np.concatenate([group.spans + start for group, start in zip(groups, starts, strict=True)]),
+        sum(group.seconds for group in groups),
     )
-    while True:
-        some = list(islice(jobs, 8 * WIDTH))
-        asked = [prompt for prompt, _ in some]
-        samplings = [sampling for _, sampling in some]
-        for number, completion in complete_many(
-            model, asked, samplings, width=WIDTH, keep_states=True
-        ):
-            if completion.states is not None:
-                yield asked[number], completion.tokens, completion.states
