@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,20 @@ import numpy as np
 
 import assisted_prompts
 import engine_models as models
+from assisted_prompts import spread
 from engine_process import THREADS, Row, Setup, rounds, workers
 from strop import _native
 from strop.console import say
-from strop.data import read_json, sha256_file, sha256_json, write_json
-from strop.decoding import GREEDY, CachedSession, Sampling, complete, prompt_tokens
+from strop.data import sha256_file, sha256_json, write_json
+from strop.decoding import (
+    GREEDY,
+    CachedSession,
+    Planner,
+    Sampling,
+    complete,
+    generate,
+    prompt_tokens,
+)
 from strop.decoding.choose import planner_for
 from strop.decoding.costs import known_costs
 from strop.distillation import make_draft
@@ -78,61 +89,111 @@ def made_head(model: Path, directory: Path) -> Path:
     return head
 
 
-def measure_model(
-    model: Model, head: Path | None, texts: dict[str, list[str]], number: int
-) -> list[Row]:
-    """Answer every prompt in each way; a row for each prompt and sampling."""
+def measure_some(
+    model: Model, head: Path | None, category: str, prompts: Sequence[str], number: int
+) -> Row:
+    """Answer some prompts in each way; a row for each prompt and sampling."""
     ways = arms(model, head)
     found = []
     for kind, sampling in SAMPLINGS.items():
         planners = {arm: planner_for(model, name) for arm, name in ways.items()}
-        for category, prompts in texts.items():
-            for index, prompt in enumerate(prompts):
-                tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
-                cache = CachedSession(model.session())
-                plain = complete(model, tokens, sampling, cache)
-                length = looped(plain.tokens)
-                row: Row = {"sampling": kind, "category": category, "prompt": index}
-                row |= {"tokens": length, "differ": 0, "arms": {}}
-                found.append(row)
-                names = list(ways)
-                start = (number + index) % len(names)
-                for arm in names[start:] + names[:start]:
-                    settings = replace(sampling, max_tokens=length)
-                    done = complete(model, tokens, settings, cache, planners[arm])
-                    cost = done.statistics
-                    row["differ"] += done.tokens != plain.tokens[:length]
-                    if length < LEAST:
-                        continue  # compared, but too short to be timed
-                    row["arms"][arm] = {
-                        "seconds": cost.decode_seconds,
-                        "passes": cost.passes,
-                        "guessed": sum(cost.guessed.values()),
-                        "accepted": sum(cost.accepted.values()),
-                    }
-    return found
+        clocks = {arm: Clock(planner) for arm, planner in planners.items() if planner}
+        for index, prompt in enumerate(prompts):
+            tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
+            cache = CachedSession(model.session())
+            plain = complete(model, tokens, sampling, cache)
+            length = looped(plain.tokens)
+            row: Row = {"sampling": kind, "category": category, "prompt": index}
+            row |= {"tokens": length, "differ": 0, "arms": {}}
+            found.append(row)
+            names = list(ways)
+            start = (number + index) % len(names)
+            for arm in names[start:] + names[:start]:
+                settings = replace(sampling, max_tokens=length)
+                before = clocks[arm].seconds if arm in clocks else 0.0
+                done = complete(model, tokens, settings, cache, planners[arm])
+                cost = done.statistics
+                row["differ"] += done.tokens != plain.tokens[:length]
+                if length < LEAST:
+                    continue  # compared, but too short to be timed
+                row["arms"][arm] = {
+                    "seconds": cost.decode_seconds,
+                    "planning": clocks[arm].seconds - before if arm in clocks else 0.0,
+                    "passes": cost.passes,
+                    "guessed": sum(cost.guessed.values()),
+                    "accepted": sum(cost.accepted.values()),
+                }
+    return {"rows": found}
 
 
-def measure_peers(model: Model, texts: dict[str, list[str]], gguf: Path, source: Path) -> list[Row]:
-    """Let the other libraries answer some prompts, with lookup of their own, and us too."""
+class Clock:
+    """Counts the seconds that a planner takes between passes, its drafters included."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.seconds = 0.0
+        for name in ("draft", "learn"):
+            setattr(planner, name, self.counted(getattr(planner, name)))
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, timed."""
+
+        def timed(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+def measure_peers(
+    model: Model, head: Path, texts: dict[str, list[str]], gguf: Path, source: Path
+) -> Callable[[int], Row]:
+    """Return a measure: some prompts of each category, answered by each library and by us.
+
+    Seconds for a token, each in a text of its own, which is cut where it loops.
+    """
+    torch = {"dtype": "float32"}
     setups = {
-        "transformers": Setup("transformers", source, THREADS, {"dtype": "float32"}),
-        "llama.cpp": Setup("llama-cpp-python", gguf, THREADS),
+        f"transformers, {way}": Setup("transformers", source, THREADS, torch | {"way": way})
+        for way in ("plain", "lookup", "assistant")
     }
-    found = []
-    with workers(setups, "assisted_worker.py") as running:
-        planner = planner_for(model, "auto")
-        for category, prompts in texts.items():
-            for index, prompt in enumerate(prompts[:PEER_PROMPTS]):
-                tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
-                row: Row = {"category": category, "prompt": index}
-                for name, worker in running.items():
-                    seconds, count = worker.ask("write", tokens=tokens, most=MOST_TOKENS)
-                    row[name] = seconds / max(count, 1)
-                cost = complete(model, tokens, SAMPLINGS["greedy"], planner=planner).statistics
-                row["strop"] = cost.decode_seconds / max(cost.generated_tokens - 1, 1)
-                found.append(row)
-    return found
+    setups["llama.cpp, lookup"] = Setup("llama-cpp-python", gguf, THREADS)
+
+    def measure(number: int) -> Row:
+        found = []
+        planners = {"strop, auto": planner_for(model), "strop, head": planner_for(model, str(head))}
+        with workers(setups, "assisted_worker.py") as running:
+            for category, prompts in texts.items():
+                for index, prompt in enumerate(spread(prompts, PEER_PROMPTS)):
+                    tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
+                    row: Row = {"category": category, "prompt": index}
+                    for name, worker in running.items():
+                        text, times = worker.ask("write", tokens=tokens, most=MOST_TOKENS)
+                        row[name] = per_token(text, times)
+                    for name, planner in planners.items():
+                        row[name] = ours_per_token(model, tokens, planner)
+                    found.append(row)
+        return {"rows": found}
+
+    return measure
+
+
+def per_token(text: Sequence[int], times: Sequence[float]) -> float | None:
+    """Return the seconds for a token, from the first to where the text loops."""
+    length = looped(text)
+    return None if length < LEAST else (times[length - 1] - times[0]) / (length - 1)
+
+
+def ours_per_token(model: Model, tokens: list[int], planner: Planner | None) -> float | None:
+    """Return the seconds for a token of ours."""
+    text, times = [], []
+    for delta in generate(model, tokens, SAMPLINGS["greedy"], planner=planner):
+        if delta.token is not None:
+            text.append(delta.token)
+            times.append(time.perf_counter())
+    return per_token(text, times)
 
 
 def ratio(rows: Sequence[Row], arm: str) -> Interval:
@@ -154,6 +215,30 @@ def ratio(rows: Sequence[Row], arm: str) -> Interval:
         return result
 
     return bootstrap(np.arange(len(pairs), dtype=float), quotient)
+
+
+def beside_peer(peers: Sequence[Row], name: str, ours: str) -> Interval:
+    """Return the median over prompts of how many times our seconds a token of another takes."""
+    times: dict[Any, list[float]] = {}
+    for row in peers:
+        if row[name] is not None and row[ours] is not None:
+            key = row["category"], row["prompt"]
+            times.setdefault(key, []).append(row[name] / row[ours])
+    values = np.array([np.median(one) for one in times.values()])
+    return bootstrap(values, lambda sample: np.median(sample, axis=-1))
+
+
+def peer_cells(peers: Sequence[Row]) -> Iterator[Row]:
+    """Yield a row of the table for each other library."""
+    for name in [key for key in peers[0] if key.startswith(("transformers", "llama"))]:
+        some = [row for row in peers if row[name] is not None]
+        yield {
+            "library": name,
+            "prompts": len({(row["category"], row["prompt"]) for row in some}),
+            "tokens/s": 1 / float(np.median([row[name] for row in some])),
+            "strop auto, times as fast": beside_peer(peers, name, "strop, auto").to_json(),
+            "strop with head, times as fast": beside_peer(peers, name, "strop, head").to_json(),
+        }
 
 
 def cells(rows: Sequence[Row]) -> Iterator[Row]:
@@ -203,8 +288,16 @@ def claims(rows: Sequence[Row], peers: Sequence[Row]) -> dict[str, Any]:
         return ratio([row for row in eight if row["category"] == category], arm).estimate
 
     def beside(name: str) -> float:
-        return float(np.median([row[name] / row["strop"] for row in peers]))
+        """Of the seconds for a token, in times of ours, with lookup on both sides."""
+        return beside_peer(peers, name, "strop, auto").estimate
 
+    plain = [row["arms"] for row in eight if row["arms"]]
+    token = sum(row["plain"]["seconds"] for row in plain) / sum(
+        row["plain"]["passes"] for row in plain
+    )
+    planning = sum(row["lookup"]["planning"] for row in plain) / sum(
+        row["lookup"]["passes"] for row in plain
+    )
     worst = min(cells(rows), key=lambda cell: cell["auto, times plain"]["estimate"])
     say(f"worst: {worst['model']}, {worst['sampling']}, {worst['category']}")
     found_worst = worst["auto, times plain"]["estimate"]
@@ -218,8 +311,9 @@ def claims(rows: Sequence[Row], peers: Sequence[Row]) -> dict[str, Any]:
         "summarization8": of("summarization"),
         "rag8": of("rag"),
         "editing8": min(of("editing"), of("extraction")),
-        "vs_transformers": beside("transformers"),
-        "vs_llamacpp": beside("llama.cpp"),
+        "vs_transformers": min(beside(f"transformers, {way}") for way in ("lookup", "assistant")),
+        "vs_llamacpp": beside("llama.cpp, lookup"),
+        "planner_overhead": planning / token,
     }
     spec = [row for row in eight if row["category"] in SPEC_BENCH and "head" in row["arms"]]
     if spec:
@@ -229,8 +323,8 @@ def claims(rows: Sequence[Row], peers: Sequence[Row]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=12, help="of each category")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=10, help="of each category")
     parser.add_argument("--head", type=Path, help="a draft head for the 8-bit model; else made")
     parser.add_argument("--output", type=Path, default=Path("runs/assisted"))
     arguments = parser.parse_args()
@@ -252,18 +346,19 @@ def main() -> None:
         model = load(str(file.path))
         known_costs(model)
         use = head if name == "8-bit" else None
-
-        def measure(number: int, model: Model = model, use: Path | None = use) -> Row:
-            return {"rows": measure_model(model, use, texts, number)}
-
-        for kept in rounds(output / f"{name}.json", arguments.rounds, measure):
-            rows += [row | {"model": name} for row in kept["rows"]]
+        for category, some in texts.items():
+            measure = partial(measure_some, model, use, category, some)
+            for kept in rounds(output / f"{name}-{category}.json", arguments.rounds, measure):
+                rows += [row | {"model": name} for row in kept["rows"]]
     gguf = models.gguf(models.MODEL, models.smollm2_gguf(), "Q8_0").path
-    path = output / "peers.json"
-    if not path.exists():
-        eight = load(str(files["8-bit"].path))
-        write_json(path, measure_peers(eight, texts, gguf, source))
-    found = claims(rows, read_json(path))
+    eight = load(str(files["8-bit"].path))
+    compare = measure_peers(eight, head, texts, gguf, source)
+    peers = [
+        row
+        for kept in rounds(output / "peers.json", arguments.rounds, compare)
+        for row in kept["rows"]
+    ]
+    found = claims(rows, peers)
     name = f"assisted_{_native.instruction_set()}"
     result = {
         "name": name,
@@ -280,7 +375,14 @@ def main() -> None:
         "environment": environment(),
     }
     write_json(RESULTS / f"{name}.json", result)
-    print(table(name))
+    others = result | {
+        "name": f"{name}_peers",
+        "title": "assisted generation at 8 bits beside other libraries, greedy: seconds for a "
+        "token, the median over prompts, 95% intervals",
+        "rows": list(peer_cells(peers)),
+    }
+    write_json(RESULTS / f"{name}_peers.json", others)
+    print(table(name), table(f"{name}_peers"), sep="\n\n")
     print("RESULT " + json.dumps({k: round(v, 4) for k, v in found.items()}))
 
 

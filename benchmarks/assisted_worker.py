@@ -1,7 +1,7 @@
 """Another library that generates with lookup of its own, in a process: `assisted_worker.py SETUP`.
 
 Like engine_worker.py, but whole answers: {"measure": "write", "tokens": [...], "most": N} is
-answered by the seconds from the first token to the last, and how many came after it. Greedy.
+answered by the tokens that were written, and when each came, in seconds. Greedy.
 """
 
 from __future__ import annotations
@@ -12,34 +12,51 @@ import sys
 import time
 from typing import Any, Protocol
 
+Written = tuple[list[int], list[float]]
+
 
 class Writer(Protocol):
     """A library with a model."""
 
-    def write(self, tokens: list[int], most: int) -> list[float]:
-        """Continue a prompt; return when each token came."""
+    def write(self, tokens: list[int], most: int) -> Written:
+        """Continue a prompt; return its new tokens and when each came."""
 
 
 class Transformers:
-    """PyTorch, with prompt lookup."""
+    """PyTorch: plain, with prompt lookup, or with an assistant model.
 
-    def __init__(self, path: str, threads: int, dtype: str) -> None:
+    No smaller model with these tokens is to be had here, so the assistant is the model itself: all
+    its guesses are right.
+    """
+
+    def __init__(self, path: str, threads: int, dtype: str, way: str) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(threads)
         self.torch, self.transformers = torch, transformers
-        self.network = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), local_files_only=True
-        ).eval()
 
-    def write(self, tokens: list[int], most: int) -> list[float]:
+        def network() -> Any:
+            return transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=getattr(torch, dtype), local_files_only=True
+            ).eval()
+
+        self.network = network()
+        self.options: dict[str, Any] = {
+            "plain": {},
+            "lookup": {"prompt_lookup_num_tokens": 8, "max_matching_ngram_size": 3},
+            "assistant": {"assistant_model": network()} if way == "assistant" else {},
+        }[way]
+
+    def write(self, tokens: list[int], most: int) -> Written:
         """See `Writer.write`."""
         times: list[float] = []
+        text: list[int] = []
 
         class Clock(self.transformers.generation.streamers.BaseStreamer):
             def put(self, value: Any) -> None:
                 times.extend([time.perf_counter()] * int(value.numel()))
+                text.extend(value.flatten().tolist())
 
             def end(self) -> None:
                 pass
@@ -50,11 +67,10 @@ class Transformers:
             attention_mask=self.torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=most,
-            prompt_lookup_num_tokens=8,
-            max_matching_ngram_size=3,
             streamer=Clock(),
+            **self.options,
         )
-        return times[len(tokens) :]  # the prompt comes first
+        return text[len(tokens) :], times[len(tokens) :]  # the prompt comes first
 
 
 class LlamaCppPython:
@@ -73,15 +89,17 @@ class LlamaCppPython:
             verbose=False,
         )
 
-    def write(self, tokens: list[int], most: int) -> list[float]:
+    def write(self, tokens: list[int], most: int) -> Written:
         """See `Writer.write`."""
+        text: list[int] = []
         times = []
         end = self.llama.token_eos()
         for token in self.llama.generate(tokens, temp=0.0, repeat_penalty=1.0):
             times.append(time.perf_counter())
+            text.append(token)
             if token == end or len(times) >= most:
                 break
-        return times
+        return text, times
 
 
 WRITERS = {"transformers": Transformers, "llama-cpp-python": LlamaCppPython}
@@ -95,8 +113,7 @@ def main() -> None:
     writer: Writer = WRITERS[setup.pop("engine")](**setup, **options)
     for line in sys.stdin:
         request = json.loads(line)
-        times = writer.write(request["tokens"], request["most"])
-        answers.write(json.dumps([times[-1] - times[0], len(times) - 1]) + "\n")
+        answers.write(json.dumps(writer.write(request["tokens"], request["most"])) + "\n")
 
 
 if __name__ == "__main__":

@@ -145,10 +145,17 @@ class TranslatingDrafter:
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
         self.tokens = list(prompt)
+        text = self.theirs()
+        if len(text) < self.model.context_length:
+            self.cache.prefill(text)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Take the next tokens."""
         self.tokens += tokens
+
+    def theirs(self) -> list[int]:
+        """Return the text so far in the other model's tokens."""
+        return self.model.tokenizer.encode(self.tokenizer.decode(self.tokens), special=False)
 
     def propose(self) -> Generator[Guess, None, None]:
         """Guess the next tokens: each once the text goes on after it."""
@@ -166,13 +173,12 @@ class TranslatingDrafter:
 
     def write(self) -> Iterator[str]:
         """Continue the text; yield all that was added, after each token."""
-        theirs = self.model.tokenizer
-        prompt = theirs.encode(self.tokenizer.decode(self.tokens), special=False)
+        prompt = self.theirs()
         text = list(prompt)
         while prompt and len(text) < self.model.context_length:
             rows, _ = self.cache.prefill(text)
             text.append(int(np.argmax(rows[-1])))
-            yield theirs.decode(text[len(prompt) :])
+            yield self.model.tokenizer.decode(text[len(prompt) :])
 
 
 OVERLAP = 8  # tokens of the text before with which new text is cut into tokens
