@@ -53,7 +53,7 @@ bench-engine: $(VENV)/.installed $(PEERS)/.installed  ## the engine beside llama
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/tables.py
 
-bench-assisted: $(VENV)/.installed $(PEERS)/.installed  ## drafts beside none, an hour; needs STROP_DATA
+bench-assisted: $(VENV)/.installed $(PEERS)/.installed  ## drafts beside none, two hours, of which one makes a head; needs STROP_DATA
 	$(BIN)/python benchmarks/assisted.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -74,9 +74,9 @@ class Transformers:
 
 
 class LlamaCppPython:
-    """llama-cpp-python, with its prompt lookup as it advises for a CPU."""
+    """llama-cpp-python: plain, or with its prompt lookup as it advises for a CPU."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, way: str) -> None:
         from llama_cpp import Llama
         from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
@@ -85,7 +85,7 @@ class LlamaCppPython:
             n_ctx=2304,
             n_threads=threads,
             n_threads_batch=threads,
-            draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2),
+            draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2) if way == "lookup" else None,
             verbose=False,
         )
 

@@ -87,7 +87,7 @@ def test_it_says_what_guesses_rest_on(tiny_model, tmp_path):
         drafter = ("--drafter", *options) if options else ()
         result = run("generate", tiny_model, "Hello", *few, *drafter)
         assert "guesses: " not in result.stderr
-        assert "nothing is guessed from what you expect: " in result.stderr
+        assert "--prediction is not used: " in result.stderr
         assert reason in result.stderr
 
 

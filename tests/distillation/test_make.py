@@ -1,5 +1,6 @@
 """Making a draft head, on a tiny model and in seconds; and when it is refused."""
 
+import json
 from itertools import count, islice
 from pathlib import Path
 
@@ -146,12 +147,46 @@ def test_after_an_interruption_nothing_is_done_twice(
         assert "going on with what" in capsys.readouterr().err
     assert place.exists()
     assert not work.exists()
-    # What was made with other settings is of no use.
+    # What was made with other settings is of no use; what has none is not ours.
     work.mkdir()
-    (work / "settings.json").write_text("{}")
     (work / "trials.json").write_text("damaged")
+    with pytest.raises(StropError, match="is in the way"):
+        make_draft(str(packed), place, **arguments)
+    (work / "settings.json").write_text("{}")
     make_draft(str(packed), place, **arguments)
     assert "starting anew" in capsys.readouterr().err
+
+
+def test_training_is_kept_while_a_head_is_made(
+    packed: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(making, "known_costs", lambda model: PassCosts([0.01] * 16))
+    monkeypatch.setattr(making, "SIZES", ((64, 1.0),))
+    monkeypatch.setattr(making, "MINUTES_LEFT", 0.02)
+    monkeypatch.setattr(texts, "MOST", 40)
+    monkeypatch.setattr(network, "KEEP_SECONDS", 0.0)
+    arguments = {"prompts": PROMPTS, "minutes": 0.05, "tokens": 1000}
+    work = tmp_path / "head.work"
+    measure, train, calls = network.right_guesses, network.train, []
+
+    def broken_off(*some):
+        calls.append(1)
+        if len(calls) == 2:  # the first is that of the trial
+            raise KeyboardInterrupt
+        return measure(*some)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "right_guesses", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            make_draft(str(packed), tmp_path / "head", **arguments)
+    kept = torch.load(work / "training.pt", weights_only=True)
+    assert kept["batches"] > 0
+    assert len(json.loads((work / "trials.json").read_text())) == 1
+    trained = []
+    monkeypatch.setattr(network, "train", lambda *some: trained.append(some[-1]) or train(*some))
+    make_draft(str(packed), tmp_path / "head", **arguments)
+    assert trained == [work / "training.pt"]  # and no trial
+    assert not work.exists()
 
 
 def test_prompts_that_the_model_writes_are_chat_messages(packed: Path, monkeypatch) -> None:
@@ -185,9 +220,9 @@ def test_what_is_not_packed_is_refused(tiny_model: Path) -> None:
         make_draft(str(tiny_model))
 
 
-def test_too_few_prompts(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_prompts(packed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(making, "known_costs", lambda model: PassCosts([0.01] * 16))
     with pytest.raises(StropError, match="too few"):
         make_draft(str(packed), prompts=["one"])
     with pytest.raises(StropError, match="no prompt that fits"):
-        make_draft(str(packed), prompts=["long " * 400])
+        make_draft(str(packed), tmp_path / "head", ["long " * 400] * 2)

@@ -18,7 +18,7 @@ from strop.models.checkpoint import open_checkpoint
 from strop.models.draft_head import MATRICES, is_draft_head, open_draft_head, write_draft_head
 from strop.models.packed import packed_tensors, read_packed
 
-TOKENS = np.array([3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 40, 41, 42, 43, 44, 45, 46])
+TOKENS = np.array([3, 5, 8, 13, 21, 34, 40, 41, 42, 43, 44, 45, 46, 55, 89, 144, 233])
 
 
 def weights_for(hidden: int, inner: int = 50, seed: int = 0) -> dict[str, np.ndarray]:
@@ -125,11 +125,13 @@ def test_a_head_of_another_shape_is_refused(packed: Packed, tmp_path: Path) -> N
 
 def test_tokens_that_the_model_does_not_have(model_directory: Path, tmp_path: Path) -> None:
     model = native(model_directory)
-    tokens = TOKENS.copy()
-    tokens[3] = model.vocabulary
-    write_draft_head(tmp_path / "head", weights_for(model.hidden), tokens, "bfp8", {})
-    with pytest.raises(StropError, match="its tokens are not those"):
-        open_draft_head(tmp_path / "head", model)
+    beyond, twice = TOKENS.copy(), TOKENS.copy()
+    beyond[-1] = model.vocabulary
+    twice[3] = twice[4]
+    for tokens in (beyond, twice, TOKENS[::-1]):
+        write_draft_head(tmp_path / "head", weights_for(model.hidden), tokens, "bfp8", {})
+        with pytest.raises(StropError, match="its tokens are not some of tiny, ascending"):
+            open_draft_head(tmp_path / "head", model)
 
 
 def test_a_bad_token_or_state(model_directory: Path, tmp_path: Path) -> None:

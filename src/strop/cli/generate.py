@@ -93,11 +93,9 @@ def generate(
         expected += loaded.tokenizer.encode(read_text(prediction), special=False)
     planner = planner_for(loaded, drafter or "auto", expected)
     if planner is None and expected:
-        say(
-            f"nothing is guessed from what you expect: {UNSAFE}"
-            if drafter in (None, "auto")
-            else "nothing is guessed from what you expect: --drafter none"
-        )
+        given = "--prediction" if prediction else "--remember"
+        reason = UNSAFE if drafter in (None, "auto") else "--drafter none"
+        say(f"{given} is not used: {reason}")
     tokens = prompt_tokens(loaded.tokenizer, text, system, raw)
     deltas = decode(loaded, tokens, settings, planner=planner)
     say(sent_as(loaded.tokenizer, text, raw))

@@ -6,7 +6,8 @@ import math
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise, product
 from time import perf_counter
 
 import numpy as np
@@ -15,13 +16,14 @@ from strop import _native
 from strop.data import read_json, sha256_json, write_json
 from strop.errors import StropError
 from strop.models.cache import cache_directory
-from strop.models.interface import Model, Session
+from strop.models.interface import Model
 from strop.models.machine import thread_count
 
 MOST_ROWS = 16  #: of a pass: the last token and up to 15 guesses
 MEASURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 SHORT, LONG = 64, 576  #: tokens before the rows that are measured
-MEASURING_SECONDS = 0.3  #: for each of the two
+MEASURING_SECONDS = 0.5
+TOO_SLOW = 1.3  #: in times of a pass now: costs that are kept are not believed beyond that
 
 
 @dataclass(frozen=True)
@@ -29,63 +31,73 @@ class PassCosts:
     """The seconds of a pass over 1, 2, ... rows."""
 
     seconds: Sequence[float]  #: after SHORT tokens
-    per_token: Sequence[float] = ()  #: by which they grow with each token before; (): they do not
+    attention: float = 0.0  #: by which they grow with each row and each token before it
 
     def after(self, length: int) -> list[float]:
         """Return the seconds of passes after so many tokens."""
-        if not self.per_token:
-            return list(self.seconds)
-        more = length - SHORT
-        return [one + more * slope for one, slope in zip(self.seconds, self.per_token, strict=True)]
+        more = max(0, length - SHORT) * self.attention
+        return [one + rows * more for rows, one in enumerate(self.seconds, start=1)]
 
 
 def measured_costs(model: Model) -> PassCosts:
-    """Measure passes over 1 to MOST_ROWS rows, after a short and after a long text.
+    """Measure passes over 1 to MOST_ROWS rows, after a short and after a long text, in turns.
 
-    Takes twice MEASURING_SECONDS, or one turn, and the time to read LONG tokens.
+    Takes MEASURING_SECONDS, or two turns, and the time to read LONG tokens.
     """
     rows = [count for count in MEASURED_ROWS if count < model.context_length]
     room = model.context_length - rows[-1]
-    short, long = min(SHORT, room), min(LONG, room)
-    session = model.session()
-    session.forward([0] * short, last=1)
-    seconds = timed(session, rows)
-    if long <= 2 * short:
-        return PassCosts(seconds)
-    session.forward([0] * (long - short), last=1)
-    later = timed(session, rows)
-    growth = [max(0.0, b - a) / (long - short) for a, b in zip(seconds, later, strict=True)]
-    return PassCosts(seconds, growth)
-
-
-def timed(session: Session, rows: Sequence[int]) -> list[float]:
-    """Return for each number of rows the fastest of some passes, in turns; interpolated between."""
-    length = session.length
-    best = dict.fromkeys(rows, math.inf)
+    lengths = sorted({min(SHORT, room), min(LONG, room)})
+    sessions = []
+    for length in lengths:
+        sessions.append(model.session())
+        sessions[-1].forward([0] * length, last=1)
+    best = np.full((len(lengths), len(rows)), math.inf)
     until = perf_counter() + MEASURING_SECONDS
-    while math.isinf(best[rows[-1]]) or perf_counter() < until:
-        for count in rows:
+    turns = 0
+    while turns < 2 or perf_counter() < until:
+        turns += 1
+        for at, count in product(range(len(lengths)), range(len(rows))):
             start = perf_counter()
-            session.forward([0] * count)
-            best[count] = min(best[count], perf_counter() - start)
-            session.truncate(length)
-    rising = np.maximum.accumulate([best[count] for count in rows])  # more rows are not faster
-    found: list[float] = np.interp(range(1, rows[-1] + 1), rows, rising).tolist()
-    return found
+            sessions[at].forward([0] * rows[count])
+            best[at, count] = min(best[at, count], perf_counter() - start)
+            sessions[at].truncate(lengths[at])
+    rising = np.maximum.accumulate(best[0])  # more rows are not faster
+    seconds: list[float] = np.interp(range(1, rows[-1] + 1), rows, rising).tolist()
+    if len(lengths) == 1:
+        return PassCosts(seconds)
+    growth = (best[1] - best[0]) / rows / (lengths[1] - lengths[0])
+    return PassCosts(seconds, max(0.0, float(np.median(growth))))
 
 
 def known_costs(model: Model) -> PassCosts:
-    """Return `measured_costs`, measured once for a model and a machine and kept in the cache."""
+    """Return `measured_costs`, measured once for a model and a machine and kept in the cache.
+
+    Measured again where a pass over one token is now clearly faster: the machine was busy then.
+    """
     how = [getattr(model, name, None) for name in ("kv", "upper")]
     where = [platform.node(), thread_count(), _native.instruction_set()]
-    key = sha256_json([model.fingerprint, model.backend, *how, *where, MEASURED_ROWS, SHORT, LONG])
+    what = [MEASURED_ROWS, SHORT, LONG, *(field.name for field in fields(PassCosts))]
+    key = sha256_json([model.fingerprint, model.backend, *how, *where, *what])
     note = cache_directory() / "passes" / f"{key}.json"
     if note.is_file():
-        return PassCosts(**read_json(note))
+        costs = PassCosts(**read_json(note))
+        if plain_seconds(model) * TOO_SLOW > costs.seconds[0]:
+            return costs
     costs = measured_costs(model)
     with suppress(StropError, OSError):  # a cache that cannot be written only costs time
         write_json(note, vars(costs))
     return costs
+
+
+def plain_seconds(model: Model) -> float:
+    """Return the time of the faster one of two passes over one token."""
+    session = model.session()
+    session.forward([0] * min(SHORT, model.context_length - 2), last=1)
+    times = [perf_counter()]
+    for _ in range(2):
+        session.forward([0])
+        times.append(perf_counter())
+    return min(after - before for before, after in pairwise(times))
 
 
 def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]:

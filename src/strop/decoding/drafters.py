@@ -32,7 +32,12 @@ class Guess(NamedTuple):
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on."""
+    """Guesses how a text goes on.
+
+    It works in a thread of its own, where it is waited for only so long, unless it has an attribute
+    `bounded` that is true: then it does nothing that could hang more than the model itself. One
+    that writes in the model's session has to be bounded.
+    """
 
     @property
     def name(self) -> str:

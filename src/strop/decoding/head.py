@@ -27,6 +27,7 @@ TIMED = 20  # passes, and drafts of two guesses after each
 class HeadDrafter:
     """Guesses by a draft head, see `strop.models.draft_head`."""
 
+    bounded = True
     name = "head"
     priors = PRIORS
 

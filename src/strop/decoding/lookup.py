@@ -107,6 +107,7 @@ class Lookup:
     expects. The kind of a guess is the number of tokens before it that agree, guesses included.
     """
 
+    bounded = True
     name = "lookup"
     seconds = 0.0
     priors = PRIORS

@@ -8,25 +8,28 @@ where the quotient is better than that of a pass without.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
+from typing import Any, TypeVar
 
 from strop.console import say
 from strop.decoding.costs import PassCosts, expected, shared
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.sampling import Sampling
-from strop.decoding.watchdog import Watchdog
+from strop.decoding.watchdog import Watched
 from strop.models.interface import Session
 
 GAIN = 1.03  #: how much better than none guesses have to look: to be wrong costs more than it gives
 LEAST_REACH = 0.02  # chance that a guess is reached below which those after it do not matter
 PRIOR_WEIGHT = 4.0  # guesses that a prior counts for
 MEMORY = 64  # guesses of a kind that are remembered: older ones fade
-PATIENCE = 30.0  # seconds for all that drafters do about one pass: one that takes longer hangs
 PROBE = 64  # drafts after which a costly drafter that does not seem to pay is asked again
+
+
+T = TypeVar("T")
 
 
 class Rate:
@@ -72,11 +75,17 @@ class Planner:
     def __init__(self, costs: PassCosts, drafters: Sequence[Drafter]) -> None:
         self.costs = costs
         self.length = 0  # of the text
-        self.drafters = list(drafters)
+        self.drafters = [
+            drafter if getattr(drafter, "bounded", False) else Watched(drafter)
+            for drafter in drafters
+        ]
         self.rates = {drafter.name: [Rate(p) for p in drafter.priors] for drafter in drafters}
         self.overall = {drafter.name: Rate(median(drafter.priors)) for drafter in drafters}
         self.idle = Counter[str]()  # drafts since a costly drafter was asked
-        self.watchdog = Watchdog(PATIENCE)
+        self.asked, self.hits = (
+            Counter[str](),
+            Counter[str](),
+        )  # guesses of known outcome; right ones
         self.first: dict[str, Guess] = {}  # what each drafter guesses for the next token
         self.rejecting = False
 
@@ -85,7 +94,8 @@ class Planner:
         self.first = {}
         self.length = len(prompt)
         self.rejecting = sampling.rule == "rejection"
-        self.each(lambda drafter: drafter.start(prompt, sampling, session))
+        for drafter in list(self.drafters):
+            self.safely(drafter, drafter.start, prompt, sampling, session)
 
     def draft(self, limit: int, together: int = 1) -> Draft:
         """Return the guesses that are worth checking, at most `limit`.
@@ -96,18 +106,17 @@ class Planner:
         limit = min(limit, len(seconds) - 1)
         best, best_speed = NOTHING, GAIN / seconds[0]
         self.first = {}
-
-        def consider(drafter: Drafter) -> None:
-            nonlocal best, best_speed
-            if self.rejecting and best != NOTHING:
-                return
-            guesses, length, speed = self.explore(drafter, limit, seconds, best_speed, delay)
+        for drafter in list(self.drafters):
+            found = self.safely(drafter, self.explore, drafter, limit, seconds, best_speed, delay)
+            if found is None:
+                continue
+            guesses, length, speed = found
             if guesses:
                 self.first[drafter.name] = guesses[0]
             if speed > best_speed:
                 best, best_speed = Draft(tuple(guesses[:length]), drafter.name), speed
-
-        self.each(consider)
+                if self.rejecting:
+                    break
         return best
 
     def explore(
@@ -122,13 +131,13 @@ class Planner:
         name, cost = drafter.name, drafter.seconds * delay
         rates, average = self.rates[name], self.overall[name].mean
         guesses: list[Guess] = []
-        reach = expected = 1.0
+        reach = tokens = 1.0
         length, speed, now = 0, 0.0, least
         with closing(drafter.propose()) as proposed:
             while len(guesses) < limit and reach >= LEAST_REACH:
                 count = len(guesses) + 1
                 spent = seconds[count] + count * cost
-                hopeless = (expected + reach * average) / spent <= now
+                hopeless = (tokens + reach * average) / spent <= now
                 if (cost or self.rejecting) and hopeless and (guesses or not self.probes(name)):
                     break
                 guess = next(proposed, None)
@@ -136,8 +145,8 @@ class Planner:
                     break
                 guesses.append(guess)
                 reach *= average if self.rejecting else rates[guess.kind].mean
-                expected += reach
-                now = expected / spent
+                tokens += reach
+                now = tokens / spent
                 if now > speed or self.rejecting:
                     length, speed = count, now
         return guesses, length, speed
@@ -155,10 +164,13 @@ class Planner:
         if draft.drafter in self.rates:
             for guess, found in zip(draft.guesses[1:], chosen[1:], strict=False):
                 self.count(draft.drafter, guess, found)
-        self.each(lambda drafter: drafter.extend(chosen))
+        for drafter in list(self.drafters):
+            self.safely(drafter, drafter.extend, chosen)
 
     def count(self, name: str, guess: Guess, found: int) -> None:
         """Count a guess as right or wrong."""
+        self.asked[name] += 1
+        self.hits[name] += guess.token == found
         self.rates[name][guess.kind].add(guess.token == found)
         self.overall[name].add(guess.token == found)
 
@@ -169,40 +181,26 @@ class Planner:
         costs = ", ".join(f"{seconds[rows - 1] / seconds[0]:.2f}" for rows in shown)
         lines = [f"a pass over {', '.join(map(str, shown))} tokens takes {costs} times one"]
         for drafter in self.drafters:
-            rate = self.overall[drafter.name]
-            speed, count = expected([rate.mean] * len(seconds), drafter.seconds, seconds)
+            if not self.asked[drafter.name]:
+                lines.append(f"{drafter.name}: had nothing to guess, or was not worth asking")
+                continue
+            rate = self.overall[drafter.name].mean
+            speed, length = expected([rate] * len(seconds), drafter.seconds, seconds)
+            pays = f"{speed:.2f} times the speed, {length} at a time"
             lines.append(
-                f"{drafter.name}: {rate.mean:.0%} of its guesses right of late, a guess takes "
+                f"{drafter.name}: {self.hits[drafter.name]} of {self.asked[drafter.name]} guesses "
+                f"right, {rate:.0%} of late, a guess takes "
                 f"{drafter.seconds / seconds[0]:.2f} of a pass: "
-                + (f"{speed:.2f} times the speed, {count} at a time" if count else "does not pay")
+                + (pays if speed >= GAIN else "does not pay")
             )
         return lines
 
-    def each(self, work: Callable[[Drafter], None]) -> None:
-        """Do something with every drafter; go on without one that fails, or hangs for PATIENCE."""
-        todo = deque(self.drafters)
-        while todo:
-            try:
-                self.watchdog.call(self.work_through, todo, work)
-            except TimeoutError as error:
-                hung, *rest = todo
-                todo.clear()  # should it wake up, it finds nothing more to do
-                self.drop(hung, error)
-                todo = deque(rest)
-
-    def work_through(self, todo: deque[Drafter], work: Callable[[Drafter], None]) -> None:
-        """Do something with every drafter, and take it off the list."""
-        while todo:
-            try:
-                work(todo[0])
-            except Exception as error:
-                if todo:
-                    self.drop(todo[0], error)
-            if todo:
-                todo.popleft()
-
-    def drop(self, drafter: Drafter, error: Exception) -> None:
-        """Go on without a drafter, and say why."""
-        say(f"drafter {drafter.name} failed, going on without it: {error!r:.200}")
-        self.drafters.remove(drafter)
-        self.first.pop(drafter.name, None)
+    def safely(self, drafter: Drafter, call: Callable[..., T], *arguments: Any) -> T | None:
+        """Call a drafter; go on without it if it fails."""
+        try:
+            return call(*arguments)
+        except Exception as error:
+            say(f"drafter {drafter.name} failed, going on without it: {error!r:.200}")
+            self.drafters.remove(drafter)
+            self.first.pop(drafter.name, None)
+            return None

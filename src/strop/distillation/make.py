@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import strop
 from strop.console import progress, say
 from strop.data import read_json, sha256_json, write_json
 from strop.decoding.costs import expected, known_costs
@@ -26,6 +27,7 @@ from strop.models.native_backend import HEAD, NativeModel
 from strop.models.packed import packed_tensors, read_packed
 from strop.stats import Interval, wilson
 
+SETTINGS = "settings.json"  #: in the directory of the work: what it was made with
 FORMAT = "bfp8"  #: of the head's matrices
 HELD_OUT = 0.05  #: of the prompts, on whose answers acceptance is measured
 WRITING = 0.5  #: of the time, at most
@@ -87,8 +89,10 @@ def make_draft(
     refuse_if_hopeless(model, seconds)
     place = output or model.directory / "draft"
     work = place.parent / f"{place.name}.work"
-    settings = {"target": model.fingerprint, "prompts": sha256_json(prompts)}
-    begin_or_go_on(work, settings | {"minutes": minutes, "tokens": tokens, "seed": seed})
+    if prompts is not None and len(prompts) < 2:
+        raise StropError(f"{len(prompts)} prompts are too few: give at least two")
+    settings = [strop.__version__, model.fingerprint, SIZES, prompts, minutes, tokens, seed]
+    begin_or_go_on(work, {"sha256": sha256_json(settings)})
     asked, took = asked_of(model, prompts, seed, work / "prompts.json")
     count = max(1, int(HELD_OUT * len(asked)))
     if len(asked) <= count:
@@ -156,19 +160,31 @@ def make_draft(
     )
     facts = {"target": model.name, **report.to_json()}
     write_draft_head(place, head.weights(), ids, FORMAT, facts)
-    shutil.rmtree(work)
+    clear(work)
     return report
 
 
 def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
     """Make a directory for the work, or find there what was done with the same settings."""
-    note = work / "settings.json"
+    note = work / SETTINGS
+    if work.is_dir() and any(work.iterdir()) and not note.exists():
+        raise StropError(f"{work} is in the way, and not of strop draft: remove it")
     if note.exists() and read_json(note) != settings:
         say(f"{work} was made with other settings: starting anew")
-        shutil.rmtree(work)
+        clear(work)
     elif note.exists():
         say(f"going on with what {work} holds")
     write_json(note, settings)
+
+
+def clear(work: Path) -> None:
+    """Remove the work: the settings last, so that what is left of it is never taken for other."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != SETTINGS:
+            path.unlink()
+    shutil.rmtree(work)
 
 
 def asked_of(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -139,10 +140,7 @@ def train(
         raise StropError(f"only {len(starts)} tokens to learn from, {BATCH} are needed: give more")
     done, spent = 0, 0.0
     if keep and keep.exists():
-        kept = torch.load(keep, weights_only=True)
-        head.load_state_dict(kept["head"])
-        optimizer.load_state_dict(kept["optimizer"])
-        done, spent = kept["batches"], kept["seconds"]
+        done, spent = restored(keep, head, optimizer)
     seconds = 60 * minutes
     begin = saved = time.monotonic()
     for count, positions in enumerate(islice(batches(starts, seed), done, None), start=done + 1):
@@ -164,6 +162,17 @@ def train(
                 torch.save(state | {"batches": count, "seconds": part * seconds}, partial)
             saved = now
         yield part
+
+
+def restored(keep: Path, head: Head, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Take up training as it was kept; return how many batches and seconds it had taken."""
+    try:
+        kept = torch.load(keep, weights_only=True)
+        head.load_state_dict(kept["head"])
+        optimizer.load_state_dict(kept["optimizer"])
+        return kept["batches"], kept["seconds"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+        raise StropError(f"{keep} is damaged ({type(error).__name__}): remove it") from error
 
 
 def right_guesses(

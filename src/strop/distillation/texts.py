@@ -124,7 +124,7 @@ def read_group(path: Path) -> Texts:
         with np.load(path, allow_pickle=False) as kept:
             arrays = kept["tokens"], kept["states"], kept["spans"]
             return Texts(*arrays, float(kept["seconds"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StropError(f"{path} is damaged ({error}): remove it") from error
 
 

@@ -137,9 +137,10 @@ def open_draft_head(directory: Path, model: NativeModel) -> DraftHead:
     tokens = checkpoint.stored(TOKENS).astype(np.int64)
     if (
         tokens.shape != (parts["head"].rows,)
-        or not 0 <= tokens.min() <= tokens.max() < model.vocabulary
+        or not 0 <= tokens[0] <= tokens[-1] < model.vocabulary
+        or (np.diff(tokens) <= 0).any()
     ):
-        raise StropError(f"{directory}: its tokens are not those of {model.name}")
+        raise StropError(f"{directory}: its tokens are not some of {model.name}, ascending")
     try:
         native = _native.DraftHead(engine=model.engine, **parts)
     except ValueError as error:
