@@ -59,6 +59,12 @@ NESTED = {"format": "bfp8n"}
 SPEC_BENCH = {*assisted_prompts.GROUPS, assisted_prompts.CHAT}
 HEAD_MINUTES = 75.0  #: that making the head may take
 PEER_PROMPTS = 2  #: of each category
+PEER_ROUNDS = 1
+TRANSFORMERS = {
+    "transformers float32, plain": "plain",
+    "transformers float32, lookup": "lookup",
+    "transformers float32, assisted by itself": "assistant",
+}
 
 
 def looped(tokens: Sequence[int]) -> int:
@@ -162,14 +168,8 @@ def measure_peers(
     """
     torch = {"dtype": "float32"}
     setups = {
-        f"transformers float32, {name}": Setup(
-            "transformers", source, THREADS, torch | {"way": way}
-        )
-        for name, way in (
-            ("plain", "plain"),
-            ("lookup", "lookup"),
-            ("assisted by itself", "assistant"),
-        )
+        name: Setup("transformers", source, THREADS, torch | {"way": way})
+        for name, way in TRANSFORMERS.items()
     }
     setups |= {
         f"llama.cpp Q8_0, {way}": Setup("llama-cpp-python", gguf, THREADS, {"way": way})
@@ -368,9 +368,7 @@ def main() -> None:
     eight = load(str(files["8-bit"].path))
     compare = measure_peers(eight, head, texts, gguf, source)
     peers = [
-        row
-        for kept in rounds(output / "peers.json", arguments.rounds, compare)
-        for row in kept["rows"]
+        row for kept in rounds(output / "peers.json", PEER_ROUNDS, compare) for row in kept["rows"]
     ]
     found = claims(rows, peers)
     name = f"assisted_{_native.instruction_set()}"
@@ -391,9 +389,9 @@ def main() -> None:
     write_json(RESULTS / f"{name}.json", result)
     others = result | {
         "name": f"{name}_peers",
-        "title": f"assisted generation at 8 bits beside other libraries, greedy, "
-        f"{PEER_PROMPTS * len(texts)} prompts: medians over prompts, 95% intervals; looping ends of "
-        "texts left out",
+        "title": "assisted generation at 8 bits beside other libraries, greedy, "
+        f"{PEER_PROMPTS * len(texts)} prompts: medians over prompts, 95% intervals; looping ends "
+        "of texts left out",
         "rows": list(peer_cells(peers)),
     }
     write_json(RESULTS / f"{name}_peers.json", others)
