@@ -337,7 +337,7 @@ def claims(rows: Sequence[Row], peers: Sequence[Row]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=10, help="of each category")
+    parser.add_argument("--prompts", type=int, default=8, help="of each category")
     parser.add_argument("--head", type=Path, help="a draft head for the 8-bit model; else made")
     parser.add_argument("--output", type=Path, default=Path("runs/assisted"))
     arguments = parser.parse_args()

@@ -84,17 +84,17 @@ def test_guesses_that_prove_wrong_are_left_and_right_ones_found_without_checking
 
 
 def test_it_says_what_the_choices_rest_on():
-    drafters = [Fixed([1] * 9, 0.9), Fixed([2] * 9, 0.9, name="wrong"), Fixed([], 0.9, 0, "mute")]
+    drafters = [Fixed([1] * 9, 0.9), Fixed([2] * 9, 0.3, name="wrong"), Fixed([], 0.9, 0, "mute")]
     planner = Planner(PassCosts([2.0, 2.2, 2.4, 2.6]), drafters)
     planner.start([5], GREEDY, None)
     for _ in range(64):
         planner.learn(planner.draft(9), [1])
     costs, good, wrong, mute = planner.why()
     assert costs == "a pass over 2, 4 tokens takes 1.10, 1.30 times one"
-    assert good.startswith("fixed: 64 of 64 guesses right, 99% of late, a guess takes 0.00 of a")
-    # (1 + 0.994 + 0.994 ** 2 + 0.994 ** 3) * 2 / 2.6
-    assert "3.05 times the speed, 3 at a time" in good
-    assert wrong.startswith("wrong: 0 of 64 guesses right, 5% of late")
+    assert good.startswith("fixed: 64 of 64 guesses right, 98% of late, a guess takes 0.00 of a")
+    # (1 + 0.98 + 0.98 ** 2 + 0.98 ** 3) * 2 / 2.6
+    assert "2.99 times the speed, 3 at a time" in good
+    assert wrong.startswith("wrong: 0 of 64 guesses right, 6% of late")
     assert wrong.endswith("does not pay")
     assert mute == "mute: had nothing to guess, or was not worth asking"
 

@@ -25,8 +25,11 @@ from strop.models.interface import Session
 GAIN = 1.03  #: how much better than none guesses have to look: to be wrong costs more than it gives
 LEAST_REACH = 0.02  # chance that a guess is reached below which those after it do not matter
 PRIOR_WEIGHT = 4.0  # guesses that a prior counts for
+#: The same for the average of a drafter: with less, a few wrong guesses in the beginning end it.
+AVERAGE_WEIGHT = 16.0
 MEMORY = 64  # guesses of a kind that are remembered: older ones fade
-PROBE = 64  # drafts after which a costly drafter that does not seem to pay is asked again
+PROBING = 0.005  # of the time goes to asking costly drafters that do not seem to pay
+RENEWED = 32  #: tokens after which the costs of passes are computed anew
 
 
 T = TypeVar("T")
@@ -35,9 +38,9 @@ T = TypeVar("T")
 class Rate:
     """How often guesses of a kind are right."""
 
-    def __init__(self, prior: float) -> None:
-        self.right = prior * PRIOR_WEIGHT
-        self.all = PRIOR_WEIGHT
+    def __init__(self, prior: float, weight: float = PRIOR_WEIGHT) -> None:
+        self.right = prior * weight
+        self.all = weight
 
     def add(self, right: bool) -> None:
         """Count a guess."""
@@ -75,12 +78,16 @@ class Planner:
     def __init__(self, costs: PassCosts, drafters: Sequence[Drafter]) -> None:
         self.costs = costs
         self.length = 0  # of the text
+        self.renewed = 0  # length at which costs are computed anew
+        self.together = 0  # texts for which they were
         self.drafters = [
             drafter if getattr(drafter, "bounded", False) else Watched(drafter)
             for drafter in drafters
         ]
         self.rates = {drafter.name: [Rate(p) for p in drafter.priors] for drafter in drafters}
-        self.overall = {drafter.name: Rate(median(drafter.priors)) for drafter in drafters}
+        self.overall = {
+            drafter.name: Rate(median(drafter.priors), AVERAGE_WEIGHT) for drafter in drafters
+        }
         self.idle = Counter[str]()  # drafts since a costly drafter was asked
         self.asked, self.hits = (
             Counter[str](),
@@ -92,7 +99,7 @@ class Planner:
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
         self.first = {}
-        self.length = len(prompt)
+        self.length, self.renewed = len(prompt), 0
         self.rejecting = sampling.rule == "rejection"
         for drafter in list(self.drafters):
             self.safely(drafter, drafter.start, prompt, sampling, session)
@@ -102,7 +109,10 @@ class Planner:
 
         `together` is the number of texts that a pass continues.
         """
-        seconds, delay = shared(self.costs.after(self.length), together)
+        if self.length >= self.renewed or together != self.together:
+            self.together, self.renewed = together, self.length + RENEWED
+            self.now = shared(self.costs.after(self.length), together)
+        seconds, delay = self.now
         limit = min(limit, len(seconds) - 1)
         best, best_speed = NOTHING, GAIN / seconds[0]
         self.first = {}
@@ -138,7 +148,11 @@ class Planner:
                 count = len(guesses) + 1
                 spent = seconds[count] + count * cost
                 hopeless = (tokens + reach * average) / spent <= now
-                if (cost or self.rejecting) and hopeless and (guesses or not self.probes(name)):
+                if (
+                    (cost or self.rejecting)
+                    and hopeless
+                    and (guesses or not self.probes(name, cost / seconds[0]))
+                ):
                     break
                 guess = next(proposed, None)
                 if guess is None:
@@ -151,10 +165,16 @@ class Planner:
                     length, speed = count, now
         return guesses, length, speed
 
-    def probes(self, name: str) -> bool:
-        """Tell whether a costly drafter that does not seem to pay is to be asked once again."""
-        self.idle[name] = (self.idle[name] + 1) % PROBE
-        return self.idle[name] == 0
+    def probes(self, name: str, cost: float) -> bool:
+        """Tell whether a drafter that does not seem to pay is to be asked once again.
+
+        `cost` is what a guess takes, in times of a pass.
+        """
+        self.idle[name] += 1
+        if self.idle[name] * PROBING < cost:
+            return False
+        self.idle[name] = 0
+        return True
 
     def learn(self, draft: Draft, chosen: Sequence[int]) -> None:
         """Take the tokens that a pass gave: those of the draft that were right, and one more."""
