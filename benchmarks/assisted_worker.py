@@ -86,6 +86,7 @@ class LlamaCppPython:
             n_threads=threads,
             n_threads_batch=threads,
             draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2) if way == "lookup" else None,
+            logits_all=way == "lookup",  # else a second prompt with a draft model does not fit
             verbose=False,
         )
 
