@@ -172,7 +172,10 @@ def test_the_same_arguments_give_the_same_token_in_any_order():
 def test_the_arguments_are_left_alone():
     logits = np.arange(10, dtype=np.float32)
     logits.flags.writeable = False
-    sample(logits, [1, 9], Sampling(top_k=5, top_p=0.9), 0, 0)
+    history = [1, 9]
+    assert 0 <= sample(logits, history, Sampling(top_k=5, top_p=0.9), 0, 0) < 10
+    assert history == [1, 9]
+    assert np.array_equal(logits, np.arange(10))
 
 
 def test_a_drafter_with_other_logits_sees_the_same_noise():

@@ -10,10 +10,12 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
+from transformers.quantizers import auto
 
-import strop.models.huggingface
 from strop.errors import StropError
 from strop.models import load, pack, unpack
+from strop.models.huggingface import PackedLinear, TiedHead, register
+from strop.models.packed import METHOD
 
 TOKENS = [3, 50, 7, 200, 8, 9]
 
@@ -30,10 +32,10 @@ def test_equals_the_unpacked_model(format: str, tiny_model: Path, tmp_path: Path
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
     packed = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "packed")
     layer = packed.get_submodule("model.layers.0.mlp.up_proj")
-    assert isinstance(layer, strop.models.huggingface.PackedLinear)
+    assert isinstance(layer, PackedLinear)
     assert layer.weight_codes.dtype == torch.uint8
     head = packed.get_submodule("lm_head")  # tied to the embedding
-    assert isinstance(head, strop.models.huggingface.TiedHead)
+    assert isinstance(head, TiedHead)
     expected = logits_of(plain)
     assert np.array_equal(logits_of(packed), expected)
     assert np.array_equal(logits_of(packed.dequantize()), expected)
@@ -122,5 +124,7 @@ def test_a_config_that_does_not_fit(
 
 
 def test_registering_twice_is_no_error() -> None:
-    strop.models.huggingface.register()
-    strop.models.huggingface.register()
+    before = auto.AUTO_QUANTIZER_MAPPING[METHOD]
+    register()
+    register()
+    assert auto.AUTO_QUANTIZER_MAPPING[METHOD] is before

@@ -233,8 +233,15 @@ def test_any_quantization_config_gives_a_model_or_one_line(data: st.DataObject) 
     ]
     place, keys = data.draw(st.sampled_from(places))
     place[data.draw(st.sampled_from(keys))] = data.draw(JSON)
-    with contextlib.suppress(StropError):
-        packed_tensors("here", quantization)
+    found: Any = {}
+    problem = "none"
+    try:
+        found = packed_tensors("here", quantization)
+    except StropError as error:
+        problem = str(error)
+    assert set(found) <= {"a.weight", "b.weight"}
+    assert problem.strip()
+    assert "\n" not in problem
 
 
 @settings(max_examples=150, deadline=None)

@@ -89,10 +89,8 @@ class Planner:
             drafter.name: Rate(median(drafter.priors), AVERAGE_WEIGHT) for drafter in drafters
         }
         self.idle = Counter[str]()  # drafts since a costly drafter was asked
-        self.asked, self.hits = (
-            Counter[str](),
-            Counter[str](),
-        )  # guesses of known outcome; right ones
+        self.asked = Counter[str]()  # guesses of known outcome
+        self.hits = Counter[str]()  # those of them that were right
         self.first: dict[str, Guess] = {}  # what each drafter guesses for the next token
         self.rejecting = False
 

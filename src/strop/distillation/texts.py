@@ -6,7 +6,6 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,8 @@ def write_texts(
     groups: list[Texts] = []
     written, spent = 0, 0.0
     with progress("writing texts", wanted, "tokens") as advance:
-        for number in count():
+        while written < wanted and spent < seconds:
+            number = len(groups)
             path = folder / f"{number:05}.npz"
             if path.exists():
                 group = read_group(path)
@@ -72,9 +72,7 @@ def write_texts(
             groups.append(group)
             written += len(group.tokens)
             spent += group.seconds
-            if written >= wanted or spent >= seconds:
-                return joined(groups)
-    raise AssertionError("the loop above ends by returning")
+    return joined(groups)
 
 
 def write_group(
