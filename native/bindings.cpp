@@ -1,4 +1,4 @@
-// The Python face of quantizing: checks shapes, splits the rows.
+// The Python face of quantizing, which checks shapes and splits the rows, and of noise.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "dispatch.hpp"
 #include "engine_bindings.hpp"
+#include "noise.hpp"
 #include "threads.hpp"
 
 using namespace strop;
@@ -120,6 +122,27 @@ void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> sca
   });
 }
 
+using Indices = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+auto random_words(uint64_t seed, uint64_t position, uint32_t use, Indices tokens) {
+  const size_t count = tokens.size();
+  auto drawn = std::make_unique<uint32_t[]>(count);
+  Words words{};
+  int64_t block = -1;  // that the words are of: tokens side by side share one
+  for (size_t i = 0; i < count; i++) {
+    const int64_t token = tokens.data()[i];
+    if (token < 0 || token >> 34) throw std::invalid_argument("tokens must lie in [0, 2**34)");
+    if (token / 4 != block) {
+      block = token / 4;
+      words = philox({uint32_t(block), uint32_t(position), uint32_t(position >> 32), use}, seed);
+    }
+    drawn[i] = words[size_t(token % 4)];
+  }
+  uint32_t* data = drawn.release();
+  const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
+  return nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>(data, {count}, owner);
+}
+
 }  // namespace
 
 const Format& strop::format_of(nb::handle layout) { return nb::cast<const Layout&>(layout).format; }
@@ -131,6 +154,7 @@ NB_MODULE(_native, m) {
   m.def("quantize", &quantize);
   m.def("dequantize", &dequantize);
   m.def("largest_finite", &largest_finite);
+  m.def("random_words", &random_words);
   m.def("instruction_set", [] { return std::string(instruction_set().name); });
   m.def("instruction_sets", [] {
     std::vector<std::string> names;

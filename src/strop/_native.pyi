@@ -1,6 +1,6 @@
 """The native extension: kernels that give the same bits as `strop.blockfp.reference`."""
 
-from numpy import float32, int32, uint8
+from numpy import float32, int32, int64, uint8, uint32
 from numpy.typing import NDArray
 
 class Layout:
@@ -48,6 +48,11 @@ def dequantize(
 
 def largest_finite(x: NDArray[float32], threads: int, /) -> float:
     """Return the largest finite magnitude of an array; 0 if there is none."""
+
+def random_words(
+    seed: int, position: int, use: int, tokens: NDArray[int64], /
+) -> NDArray[uint32]:
+    """Return a random word for each token, see `strop.decoding.noise`; ValueError for no token."""
 
 def instruction_set() -> str:
     """Return the instruction set in use: the best one, or the one that STROP_ISA names."""

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strop.decoding.noise import gumbel, philox
+from strop import _native
+from strop.decoding.noise import gumbel
 
 # Known answers of the Random123 distribution (kat_vectors, philox4x32 with 10 rounds).
 KNOWN = [
@@ -21,10 +22,17 @@ def unhex(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
-def test_philox_gives_the_published_answers(counter, key, answer):
-    low, high = unhex(key)
-    result = philox(np.array([unhex(counter)], np.uint64).T, low + (high << 32))
-    assert result[:, 0].tolist() == unhex(answer)
+def test_words_are_the_published_answers(counter, key, answer):
+    block, low, high, use = unhex(counter)
+    position, seed = low + (high << 32), sum(k << 32 * i for i, k in enumerate(unhex(key)))
+    tokens = 4 * block + np.arange(4)
+    assert _native.random_words(seed, position, use, tokens).tolist() == unhex(answer)
+
+
+@pytest.mark.parametrize("token", [-1, 2**34])
+def test_a_number_that_is_no_token_is_refused(token):
+    with pytest.raises(ValueError, match="tokens"):
+        gumbel(0, 0, np.array([token]))
 
 
 def plain_philox(counter: list[int], key: list[int]) -> list[int]:
