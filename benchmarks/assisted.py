@@ -54,7 +54,7 @@ SAMPLINGS = {
 }
 #: model -> how it is packed, beside those of the engine's benchmark
 NESTED = {"format": "bfp8n"}
-HEAD_MINUTES = 75.0  #: that making the head may take
+HEAD_MINUTES = 60.0  #: that making the head may take
 PEER_PROMPTS = 2  #: of each category
 PEER_ROUNDS = 1
 TRANSFORMERS = {

@@ -1,8 +1,8 @@
 """Prompts for assisted generation: those of Spec-Bench by category, and our own for copying.
 
 Spec-Bench (Xia et al. 2024, arXiv 2401.07851) has six groups; its chat prompts come from MT-Bench
-in eight kinds. Editing and extraction are ours: what a model is to repeat, with a change, is in
-the prompt.
+in eight kinds, of which extraction is shown alone, too. Editing and json are ours: what a model
+is to repeat, with a change, is in the prompt.
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ def prompts(most: int) -> dict[str, list[str]]:
     for row in rows("spec_bench.jsonl"):
         group = row["category"] if row["category"] in GROUPS else CHAT
         found.setdefault(group, []).append(row["turns"][0])
+        if row["category"] == "extraction":
+            found.setdefault("extraction", []).append(row["turns"][0])
     found["editing"] = [EDIT.format(code, change) for code, change in FUNCTIONS]
-    found["extraction"] = [EXTRACT.format(text, keys) for text, keys in RECORDS]
+    found["json"] = [EXTRACT.format(text, keys) for text, keys in RECORDS]
     return {name: spread(texts, most) for name, texts in found.items()}
 
 

@@ -131,7 +131,7 @@ def claims(rows: Sequence[Row], peers: Sequence[Row]) -> dict[str, Any]:
         "worst_category": found_worst,
         "summarization8": of("summarization"),
         "rag8": of("rag"),
-        "editing8": min(of("editing"), of("extraction")),
+        "editing8": min(map(of, ("editing", "extraction", "json"))),
         "vs_transformers": beside("transformers"),
         "vs_llamacpp": beside("llama.cpp"),
         "planner_overhead": planning / token,
