@@ -49,9 +49,7 @@ def dequantize(
 def largest_finite(x: NDArray[float32], threads: int, /) -> float:
     """Return the largest finite magnitude of an array; 0 if there is none."""
 
-def random_words(
-    seed: int, position: int, use: int, tokens: NDArray[int64], /
-) -> NDArray[uint32]:
+def random_words(seed: int, position: int, use: int, tokens: NDArray[int64], /) -> NDArray[uint32]:
     """Return a random word for each token, see `strop.decoding.noise`; ValueError for no token."""
 
 def instruction_set() -> str:

@@ -106,7 +106,12 @@ def test_a_directory_of_another_layout_or_table_is_refused(
     config = json.loads(path.read_text())
     config["quantization_config"]["formats"]["bfp5"]["values"][1] = -111
     path.write_text(json.dumps(config))
-    with pytest.raises(StropError, match="its format bfp5 is not the one of this version"):
+    with pytest.raises(StropError, match="packed: its format 'bfp5' is not one of this version"):
+        unpack(tmp_path / "packed", tmp_path / "plain")
+    config["quantization_config"]["formats"][""] = {}
+    del config["quantization_config"]["formats"]["bfp5"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(StropError, match="packed: its format '' is not one of this version"):
         unpack(tmp_path / "packed", tmp_path / "plain")
     config["quantization_config"]["layout"] = 2
     path.write_text(json.dumps(config))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strop.blockfp import BlockTensor, Format, get_format
+from strop.blockfp import FORMATS, BlockTensor, Format
 from strop.errors import StropError
 from strop.models.checkpoint import Checkpoint
 
@@ -107,8 +107,8 @@ def packed_tensors(where: str, quantization: Mapping[str, Any]) -> dict[str, tup
     if not isinstance(described, dict) or not isinstance(tensors, dict):
         raise StropError(f"{where}: quantization_config has no formats or no tensors")
     for name, description in described.items():
-        if describe(get_format(name)) != description:
-            raise StropError(f"{where}: its format {name} is not the one of this version of strop")
+        if name not in FORMATS or describe(FORMATS[name]) != description:
+            raise StropError(f"{where}: its format {name!r} is not one of this version of strop")
     result = {}
     for tensor, entry in tensors.items():
         format: Any = entry.get("format") if isinstance(entry, dict) else None
@@ -116,7 +116,7 @@ def packed_tensors(where: str, quantization: Mapping[str, Any]) -> dict[str, tup
         known = isinstance(format, str) and format in described
         if not known or not isinstance(columns, int) or columns < 1:
             raise StropError(f"{where}: tensor {tensor}: bad format or columns")
-        result[tensor] = (get_format(format), columns)
+        result[tensor] = (FORMATS[format], columns)
     return result
 
 
