@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.decoding.packed_models import PROMPTS, SAMPLINGS
 from tests.models.test_draft_head import weights_for
 
-from strop.decoding import Sampling, complete, complete_many, planner_for
+from strop.decoding import Sampling, complete, complete_many, planner_for, rejection
 from strop.decoding.costs import PassCosts
 from strop.decoding.draft_model import guess_from
 from strop.decoding.head import HeadDrafter
@@ -111,6 +111,47 @@ def test_no_text_is_changed(packed) -> None:
     assert sum(row.guessed for row in rows) > 100
 
 
+def class_of(model, context, token, guessable):
+    """Sort a token by its probability into four classes, and by whether the head has it."""
+    session = model.session()
+    logits = session.forward(context, last=1)[0]
+    likely = int(np.searchsorted(np.quantile(logits, [0.8, 0.95, 0.99]), logits[token]))
+    return 2 * likely + (token in guessable)
+
+
+def classes(model, rule, drafter, guessable, tries=3000):
+    """How often each class of second tokens comes."""
+    planner = drafter and Reckless([drafter])
+    counts = np.zeros(8)
+    for seed in range(tries):
+        sampling = Sampling(
+            temperature=1, min_p=0, repetition_penalty=1, max_tokens=3,
+            seed=seed + 10**6 * (rule == "rejection"), rule=rule,
+        )  # fmt: skip
+        tokens = complete(model, [5, 9], sampling, planner=planner).tokens
+        if len(tokens) > 1:
+            counts[class_of(model, [5, 9, tokens[0]], tokens[1], guessable)] += 1
+    return counts
+
+
+@pytest.mark.parametrize("residual", [None, lambda law, drafted: law])
+def test_the_rejection_rule_keeps_the_distribution(packed, tmp_path, monkeypatch, residual) -> None:
+    model = load(str(packed))
+    guessable = np.arange(3, 250, 3)
+    weights = weights_for(64)
+    random = np.random.default_rng(1)
+    weights["head"] = random.standard_normal((len(guessable), 64)).astype(np.float32) / 8
+    write_draft_head(tmp_path / "draft", weights, guessable, "bfp8", {})
+    drafter = HeadDrafter(tmp_path / "draft", model)
+    if residual:
+        monkeypatch.setattr(rejection, "residual", residual)
+    plain = classes(model, "coupled", None, set(guessable))
+    found = classes(model, "rejection", drafter, set(guessable))
+    chi_square = float(((plain - found) ** 2 / np.maximum(plain + found, 1)).sum())
+    rare = 24.3  # exceeded once in a thousand times with 7 degrees of freedom
+    assert chi_square < rare if residual is None else chi_square > 2 * rare
+
+
 def test_guesses_are_tokens_that_the_head_has(packed) -> None:
     model = load(str(packed))
     drafter, session = HeadDrafter(packed / "draft", model), model.session()
@@ -141,7 +182,6 @@ def test_a_head_needs_the_native_backend(packed) -> None:
 def test_the_planner_stops_asking_a_head_that_is_never_right(packed) -> None:
     model = load(str(packed))
     drafter = HeadDrafter(packed / "draft", model)
-    drafter.seconds = 0.001
     planner = Planner(PassCosts([0.006, 0.0061, 0.0062]), [drafter])
     sampling = Sampling(max_tokens=400, temperature=1.5, min_p=0, repetition_penalty=1)
     cost = complete(model, [5], sampling, planner=planner).statistics
