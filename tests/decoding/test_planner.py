@@ -1,6 +1,7 @@
 """The planner's choices against the arithmetic done by hand, and what it learns."""
 
 from itertools import pairwise
+from time import sleep
 
 import pytest
 
@@ -97,6 +98,24 @@ def test_it_says_what_the_choices_rest_on():
     assert wrong.startswith("wrong: 0 of 64 guesses right, 6% of late")
     assert wrong.endswith("does not pay")
     assert mute == "mute: had nothing to guess, or was not worth asking"
+
+
+def test_a_drafter_that_takes_longer_than_it_says_is_asked_more_rarely():
+    class Slow(Fixed):
+        asked = 0
+
+        def propose(self):
+            self.asked += 1
+            sleep(0.01)  # as long as a pass
+            yield from super().propose()
+
+    quick, slow = Fixed([2], 0.0, 0.001), Slow([2], 0.0, 0.001)
+    for drafter, most, least in ((quick, 20, 5), (slow, 3, 1)):
+        planner = Planner(PassCosts([0.01] * 9), [drafter])
+        planner.start([5], GREEDY, None)
+        for _ in range(400):
+            planner.learn(planner.draft(9), [1])
+        assert least <= (planner.asked["fixed"] if drafter is quick else slow.asked) <= most
 
 
 def test_a_drafter_that_fails_is_done_without(capsys):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
+from time import perf_counter
 from typing import Any, TypeVar
 
 from strop.console import say
@@ -89,6 +90,8 @@ class Planner:
             drafter.name: Rate(median(drafter.priors), AVERAGE_WEIGHT) for drafter in drafters
         }
         self.idle = Counter[str]()  # drafts since a costly drafter was asked
+        #: seconds that it took when it was: more than a guess does, if it had to read much before
+        self.took: dict[str, float] = {}
         self.asked = Counter[str]()  # guesses of known outcome
         self.hits = Counter[str]()  # those of them that were right
         self.first: dict[str, Guess] = {}  # what each drafter guesses for the next token
@@ -141,6 +144,7 @@ class Planner:
         guesses: list[Guess] = []
         reach = tokens = 1.0
         length, speed, now = 0, 0.0, least
+        begin = perf_counter()
         with closing(drafter.propose()) as proposed:
             while len(guesses) < limit and reach >= LEAST_REACH:
                 count = len(guesses) + 1
@@ -149,7 +153,7 @@ class Planner:
                 if (
                     (cost or self.rejecting)
                     and hopeless
-                    and (guesses or not self.probes(name, cost / seconds[0]))
+                    and (guesses or not self.probes(name, cost, seconds[0]))
                 ):
                     break
                 guess = next(proposed, None)
@@ -161,15 +165,17 @@ class Planner:
                 now = tokens / spent
                 if now > speed or self.rejecting:
                     length, speed = count, now
+        if guesses and cost:
+            self.took[name] = perf_counter() - begin
         return guesses, length, speed
 
-    def probes(self, name: str, cost: float) -> bool:
+    def probes(self, name: str, guess: float, one: float) -> bool:
         """Tell whether a drafter that does not seem to pay is to be asked once again.
 
-        `cost` is what a guess takes, in times of a pass.
+        `guess` and `one` are the seconds of a guess and of a pass over one token.
         """
         self.idle[name] += 1
-        if self.idle[name] * PROBING < cost:
+        if self.idle[name] * PROBING * one < max(guess, self.took.get(name, 0.0)):
             return False
         self.idle[name] = 0
         return True
