@@ -54,7 +54,6 @@ SAMPLINGS = {
 }
 #: model -> how it is packed, beside those of the engine's benchmark
 NESTED = {"format": "bfp8n"}
-HEAD_MINUTES = 60.0  #: that making the head may take
 PEER_PROMPTS = 2  #: of each category
 PEER_ROUNDS = 1
 TRANSFORMERS = {
@@ -90,10 +89,10 @@ def arms(model: Model, head: Path | None) -> dict[str, str]:
 def made_head(model: Path, directory: Path) -> Path:
     """Return a draft head for a model, made by what `strop draft` does and kept for each model."""
     prompts = assisted_prompts.training()
-    key = [sha256_file(model / "model.safetensors"), sha256_json(prompts), HEAD_MINUTES]
+    key = [sha256_file(model / "model.safetensors"), sha256_json(prompts)]
     head = directory / f"head-{sha256_json(key)[:12]}"
     if not head.exists():
-        report = make_draft(str(model), head, prompts, HEAD_MINUTES)
+        report = make_draft(str(model), head, prompts)
         say(f"made {head.name}: {json.dumps(report.to_json())}")
     return head
 
