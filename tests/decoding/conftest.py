@@ -103,7 +103,8 @@ class FakeSession:
         for token in tokens:
             self.tokens.append(token)
             rows.append(self.model.logits(self.tokens))
-        return np.stack(rows if last is None else rows[max(0, len(rows) - last) :])
+        kept = rows if last is None else rows[max(0, len(rows) - last) :]
+        return np.array(kept, np.float32).reshape(len(kept), self.model.tokenizer.size)
 
     def truncate(self, length: int) -> None:
         assert 0 <= length <= self.length

@@ -57,3 +57,9 @@ def test_what_a_guess_costs_where_texts_share_a_pass():
     assert passes[1] == pytest.approx(2.0 * (1 + 3 * (2.6 / 2.4 - 1)))
     assert delay == pytest.approx(3 * 2.0 / 2.4)  # a millisecond of drafting holds up three texts
     assert shared(seconds, 5)[0][4] == pytest.approx(2.0 * (1 + 5 * (3.6 / 2.8 - 1)))  # beyond
+
+
+@pytest.mark.parametrize("width", [0, -1])
+def test_no_texts_at_a_time_is_refused(fake, width):
+    with pytest.raises(StropError, match="width must be at least 1"):
+        complete_many(fake(), [[5]], [GREEDY], width=width)

@@ -1,14 +1,16 @@
 """The planner's choices against the arithmetic done by hand, and what it learns."""
 
+import json
 from itertools import pairwise
 from time import sleep
 
+import numpy as np
 import pytest
 
-from strop.decoding import GREEDY
+from strop.decoding import GREEDY, Sampling, complete
 from strop.decoding import costs as costing
-from strop.decoding.costs import PassCosts, known_costs, measured_costs
-from strop.decoding.drafters import Guess
+from strop.decoding.costs import PassCosts, known_costs, measured_costs, shared
+from strop.decoding.drafters import Guess, Law
 from strop.decoding.planner import NOTHING, Planner
 
 
@@ -156,9 +158,68 @@ def test_costs_are_kept_unless_the_machine_was_busy_when_they_were_measured(
 ):
     monkeypatch.setenv("STROP_CACHE", str(tmp_path))
     model = fake()
-    measured = [PassCosts([1.0, 1.5]), PassCosts([0.5, 0.9])]
+    measured = [PassCosts([one, *[1.5] * 15]) for one in (1.0, 0.5)]
     monkeypatch.setattr(costing, "measured_costs", lambda model: measured.pop(0))
-    for now, expected in ((0.9, [1.0, 1.5]), (1.2, [1.0, 1.5]), (0.5, [0.5, 0.9])):
+    for now, expected in ((0.9, 1.0), (1.2, 1.0), (0.5, 0.5)):
         monkeypatch.setattr(costing, "plain_seconds", lambda model, now=now: now)
-        assert known_costs(model).seconds == expected
+        assert known_costs(model).seconds[0] == expected
     assert not measured
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "null", "[]", "{}", '{"seconds": []}', '{"seconds": [0.1], "attention": 0.0}']
+    + [json.dumps({"seconds": [one] * 16, "attention": 0.0}) for one in (0.0, "a", None, 10**400)]
+    + ['{"seconds": [NaN], "attention": NaN}'],
+)
+def test_a_damaged_note_of_costs_is_not_believed(content, monkeypatch, fake, tmp_path):
+    monkeypatch.setenv("STROP_CACHE", str(tmp_path))
+    model = fake()
+    expected = known_costs(model)
+    (note,) = (tmp_path / "passes").iterdir()
+    monkeypatch.setattr(costing, "plain_seconds", lambda model: 1.0)
+    assert known_costs(model) == expected
+    note.write_text(content)
+    monkeypatch.setattr(costing, "measured_costs", lambda model: PassCosts([0.5] * 16))
+    assert known_costs(model) == PassCosts([0.5] * 16)
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 20, 70])
+def test_costs_of_passes_in_a_small_context(context, monkeypatch, fake, tmp_path):
+    monkeypatch.setenv("STROP_CACHE", str(tmp_path))
+    model = fake(context_length=context)
+    costs = known_costs(model)
+    assert known_costs(model) == costs
+    assert 1 <= len(costs.seconds) <= context
+    assert len(shared(costs.seconds, 3)[0]) == len(costs.seconds)
+
+
+ASCENDING = np.array([3, 5])
+
+
+@pytest.mark.parametrize(
+    ("guess", "rule"),
+    [
+        (("a", 0, None), "coupled"),
+        ((5.0, 0, None), "coupled"),
+        ((None, 0, None), "coupled"),
+        ((5, 1, None), "coupled"),
+        ((5, -1, None), "coupled"),
+        ((5, 0.0, None), "coupled"),
+        (5, "coupled"),
+        ((3, 0, Law(ASCENDING, np.ones(1))), "rejection"),
+        ((3, 0, Law(ASCENDING[::-1], np.full(2, 0.5))), "rejection"),
+        ((3, 0, Law(ASCENDING, np.array([1.5, -0.5]))), "rejection"),
+        ((3, 0, Law(ASCENDING, np.full(2, np.nan))), "rejection"),
+    ],
+)
+def test_what_is_no_guess_ends_its_drafter_and_not_the_text(guess, rule, fake, capsys):
+    class Odd(Fixed):
+        def propose(self):
+            yield guess
+
+    sampling = Sampling(max_tokens=20, rule=rule)
+    planner = Planner(PassCosts([1.0] * 9), [Odd([], 0.9, name="odd")])
+    found = complete(fake(), [5], sampling, planner=planner)
+    assert found.tokens == complete(fake(), [5], sampling).tokens
+    assert capsys.readouterr().err.count("drafter odd failed, going on without it") == 1

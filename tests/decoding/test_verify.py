@@ -75,3 +75,15 @@ def test_what_guesses_by_default(fake, tiny_model: Path) -> None:
         planner_for(fake(), "lokup")
     assert planner_for(load(str(tiny_model), backend="torch")) is None
     assert GREEDY.temperature == 0
+
+
+def test_a_drafter_that_fails_does_not_end_the_comparison(fake, capsys) -> None:
+    class Broken(Noise):
+        name = "broken"
+
+        def propose(self):
+            raise ValueError("no")
+
+    rows = list(compare(fake(), [[5]], SAMPLINGS, lambda: Reckless([Broken(250)])))
+    assert [row.first_difference for row in rows] == [None, None]
+    assert "drafter broken failed" in capsys.readouterr().err

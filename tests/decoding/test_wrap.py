@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+import torch
 import transformers
+from tokenizers import Tokenizer, models
 
 import strop
 from strop.decoding import GREEDY, complete, planner_for
+from strop.errors import StropError
 
 
 def test_a_transformers_model_in_memory(tiny_model: Path) -> None:
@@ -30,3 +34,24 @@ def test_a_model_in_training_stays_so(tiny_model: Path) -> None:
     session.forward([5, 6], last=1)
     assert [module.training for module in network.modules()] == before
     assert session.states.shape == (1, network.config.hidden_size)
+
+
+def test_a_model_that_calls_its_context_otherwise() -> None:
+    config = transformers.GPT2Config(
+        vocab_size=300,
+        n_positions=48,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        eos_token_id=1,
+    )
+    network = transformers.GPT2LMHeadModel(config)
+    network.generation_config.eos_token_id = torch.tensor([7, 8])
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    model = strop.wrap(network, tokenizer)
+    assert model.context_length == 48
+    assert model.tokenizer.end_ids == {7, 8}
+    assert len(complete(model, [5, 6], GREEDY).tokens) > 0
+    with pytest.raises(StropError, match="GPT2Model writes no text"):
+        strop.wrap(network.transformer, tokenizer)

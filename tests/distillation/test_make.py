@@ -1,6 +1,9 @@
 """Making a draft head, on a tiny model and in seconds; and when it is refused."""
 
+import errno
 import json
+import math
+import shutil
 from itertools import count, islice
 from pathlib import Path
 
@@ -226,3 +229,106 @@ def test_too_few_prompts(packed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
         make_draft(str(packed), prompts=["one"])
     with pytest.raises(StropError, match="no prompt that fits"):
         make_draft(str(packed), tmp_path / "head", ["long " * 400] * 2)
+
+
+def test_nothing_but_a_head_is_replaced(packed: Path, tmp_path: Path, monkeypatch) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(packed, model)
+    (tmp_path / "file").touch()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    for place, message in (
+        (model, "would replace the model"),
+        (tmp_path, "would replace the model or the current directory"),
+        (Path(), "would replace the model or the current directory"),
+        (tmp_path / "file", "is a file: name a directory"),
+        (mine, "holds thesis.txt, which is not of a draft head"),
+    ):
+        with pytest.raises(StropError, match=message):
+            make_draft(str(model), place, PROMPTS, minutes=1)
+    assert (mine / "thesis.txt").exists()
+    assert not list(tmp_path.glob("*.work"))
+    with pytest.raises(StropError, match="inf minutes are no time"):
+        make_draft(str(model), None, PROMPTS, minutes=math.inf)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "null", "[1]", '[["a", "b", "c"]]', "[[1.0, 64, 64]]", "[[1.0, 64.5, 64]]"]
+)
+def test_damaged_trials(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "trials.json"
+    path.write_text(content)
+    with pytest.raises(StropError, match=r"trials.json is damaged: remove it"):
+        making.read_trials(path, 64)
+    path.write_text("[[1.5, 4096, 128]]")
+    assert making.read_trials(path, 64) == [(1.5, 4096, 128)]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"prompts": ["ab"], "seconds": 1}'])
+def test_damaged_prompts(packed: Path, content: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(content)
+    with pytest.raises(StropError, match=r"prompts.json is damaged: remove it"):
+        making.asked_of(load(str(packed)), None, 0, path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"tokens": np.zeros(9, np.int32)},
+        {"tokens": np.zeros(10, np.int64)},
+        {"tokens": np.full(10, -1, np.int32)},
+        {"states": np.zeros(10, np.float16)},
+        {"spans": np.array([[0, 4], [4, 11]])},
+        {"spans": np.array([[0, 6], [4, 10]])},
+        {"spans": np.zeros((0, 2), np.int64)},
+        {"seconds": "long"},
+    ],
+)
+def test_texts_whose_parts_do_not_fit(damage, tmp_path: Path) -> None:
+    good = {
+        "tokens": np.zeros(10, np.int32),
+        "states": np.zeros((10, 4), np.float16),
+        "spans": np.array([[0, 4], [4, 10]]),
+        "seconds": 1.0,
+    }
+    np.savez(tmp_path / "good.npz", **good)
+    assert texts.read_group(tmp_path / "good.npz").seconds == 1.0
+    np.savez(tmp_path / "bad.npz", **(good | damage))
+    with pytest.raises(StropError, match=r"bad.npz is damaged .*: remove it"):
+        texts.read_group(tmp_path / "bad.npz")
+
+
+def test_a_full_disk_while_training_is_kept(tmp_path: Path, monkeypatch) -> None:
+    learned = Texts(
+        np.zeros(900, np.int32), np.zeros((900, 32), np.float16), np.array([[0, 900]]), 0.0
+    )
+    embedding = torch.randn(50, 32)
+    head = network.Head(embedding, torch.ones(32), 16, 1e-5)
+    monkeypatch.setattr(network, "KEEP_SECONDS", 0.0)
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    teacher = network.Teacher(embedding, embedding)
+    training = network.train(head, teacher, learned, 0.5, 0, tmp_path / "kept.pt")
+    with pytest.raises(StropError, match=r"cannot write .*kept.pt: No space left"):
+        list(training)
+
+
+@pytest.mark.parametrize("position", [3, 700, -30])
+def test_damaged_training(position: int, tmp_path: Path) -> None:
+    head = network.Head(torch.randn(50, 32), torch.ones(32), 16, 1e-5)
+    optimizer = torch.optim.AdamW(head.parameters())
+    path = tmp_path / "training.pt"
+    torch.save({"head": head.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    with pytest.raises(StropError, match=r"training.pt is damaged .*: remove it"):
+        network.restored(path, head, optimizer)  # without the number of batches
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(StropError, match=r"training.pt is damaged .*: remove it"):
+        network.restored(path, head, optimizer)

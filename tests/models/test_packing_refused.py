@@ -128,12 +128,12 @@ def test_nothing_but_an_own_model_is_replaced(tiny_model: Path, tmp_path: Path) 
     unpack(mine, tmp_path / "plain")
     for name in ("results.csv", "notes.txt", "labels.json"):
         (mine / name).write_text("a week of work")
-        with pytest.raises(StropError, match=rf"holds {name}, which strop did not write"):
+        with pytest.raises(StropError, match=rf"holds {name}, which pack did not write"):
             pack(str(tiny_model), "bfp5", mine)
         (mine / name).rename(tmp_path / name)
     theirs = tmp_path / "theirs"  # a model, but not one that strop wrote
     shutil.copytree(tiny_model, theirs)
-    with pytest.raises(StropError, match=r"holds .*, which strop did not write"):
+    with pytest.raises(StropError, match=r"holds .*, which pack did not write"):
         unpack(mine, theirs)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(StropError, match="cannot write"):

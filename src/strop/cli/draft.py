@@ -26,7 +26,7 @@ def draft(
             show_default="the model writes some",
         ),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="How long it may take.", min=1)] = 45.0,
+    minutes: Annotated[float, typer.Option(help="How long it may take.", min=1, max=10080)] = 45.0,
     tokens: Annotated[
         int, typer.Option(help="How much the model writes for its head to learn from.", min=20_000)
     ] = 400_000,

@@ -22,7 +22,7 @@ from strop.console import say
 from strop.errors import StropError
 
 if TYPE_CHECKING:
-    from strop.decoding import Delta, Planner, Sampling, Statistics
+    from strop.decoding import Delta, Memory, Planner, Sampling, Statistics
     from strop.models import Tokenizer
 
 
@@ -101,9 +101,8 @@ def generate(
     say(sent_as(loaded.tokenizer, text, raw))
     if as_json:
         completion = collect(deltas)
-        if memory:
-            memory.add([*tokens, *completion.tokens])
-        print(json.dumps(completion.to_json(), ensure_ascii=False))
+        print(json.dumps(completion.to_json(), ensure_ascii=False), flush=True)
+        keep(memory, [*tokens, *completion.tokens])
         say(speed(completion.statistics))
         explain(planner)
         return
@@ -112,11 +111,19 @@ def generate(
         show(delta, color)
         written += [] if delta.token is None else [delta.token]
     print(flush=True)
-    if memory:
-        memory.add([*tokens, *written])
+    keep(memory, [*tokens, *written])
     if delta.statistics:
         say(f"{speed(delta.statistics)}; {ending(delta, settings)}")
     explain(planner)
+
+
+def keep(memory: Memory | None, tokens: list[int]) -> None:
+    """Keep a text for later runs, if that is asked for; where it cannot be, that is said."""
+    if memory:
+        try:
+            memory.add(tokens)
+        except (StropError, OSError) as error:
+            say(f"this text is not remembered: {error}")
 
 
 def explain(planner: Planner | None) -> None:

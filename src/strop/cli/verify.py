@@ -61,6 +61,8 @@ def verify(
     texts = list(PROMPTS)
     if prompts:
         texts = [line for line in read_text(prompts).splitlines() if line.strip()]
+        if not texts:
+            raise StropError(f"{prompts}: no prompts: write one in each line")
     tokens = [prompt_tokens(loaded.tokenizer, text) for text in texts]
     greedy = replace(GREEDY, max_tokens=settings.max_tokens, stop=settings.stop)
     costs = known_costs(loaded)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from strop.console import say
 from strop.decoding.costs import known_costs
 from strop.decoding.draft_model import NestedDrafter, model_drafter
 from strop.decoding.drafters import Drafter
 from strop.decoding.head import HeadDrafter
 from strop.decoding.lookup import Lookup
 from strop.decoding.planner import Planner
-from strop.errors import unknown_name
+from strop.errors import StropError, unknown_name
 from strop.models import load
 from strop.models.draft_head import is_draft_head
 from strop.models.interface import Model
@@ -47,7 +48,11 @@ def drafters_for(model: Model, name: str, prediction: Sequence[int]) -> list[Dra
         return [lookup, NestedDrafter(model)]
     beside = model.directory / BESIDE
     if name == "auto":
-        return [lookup, HeadDrafter(beside, model)] if is_draft_head(beside) else [lookup]
+        try:
+            return [lookup, HeadDrafter(beside, model)] if is_draft_head(beside) else [lookup]
+        except StropError as error:
+            say(f"going on without the draft head: {error}")
+            return [lookup]
     path = Path(name)
     if is_draft_head(path):
         return [lookup, HeadDrafter(path, model)]

@@ -7,8 +7,9 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from itertools import pairwise, product
+from itertools import product
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -39,12 +40,17 @@ class PassCosts:
         return [one + rows * more for rows, one in enumerate(self.seconds, start=1)]
 
 
+def measured_rows(model: Model) -> list[int]:
+    """Return the numbers of rows that are measured: some room is left for tokens before them."""
+    return [count for count in MEASURED_ROWS if count < model.context_length] or [1]
+
+
 def measured_costs(model: Model) -> PassCosts:
     """Measure passes over 1 to MOST_ROWS rows, after a short and after a long text, in turns.
 
     Takes MEASURING_SECONDS, or two turns, and the time to read LONG tokens.
     """
-    rows = [count for count in MEASURED_ROWS if count < model.context_length]
+    rows = measured_rows(model)
     room = model.context_length - rows[-1]
     lengths = sorted({min(SHORT, room), min(LONG, room)})
     sessions = []
@@ -80,24 +86,40 @@ def known_costs(model: Model) -> PassCosts:
     key = sha256_json([model.fingerprint, model.backend, *how, *where, *what])
     note = cache_directory() / "passes" / f"{key}.json"
     if note.is_file():
-        costs = PassCosts(**read_json(note))
-        if plain_seconds(model) * TOO_SLOW > costs.seconds[0]:
-            return costs
+        with suppress(StropError):  # what is damaged is measured anew
+            kept = believed(read_json(note), measured_rows(model)[-1])
+            if kept and plain_seconds(model) * TOO_SLOW > kept.seconds[0]:
+                return kept
     costs = measured_costs(model)
     with suppress(StropError, OSError):  # a cache that cannot be written only costs time
         write_json(note, vars(costs))
     return costs
 
 
+def believed(found: Any, rows: int) -> PassCosts | None:
+    """Return the costs of passes over up to so many rows that a note holds, if it does."""
+    if not isinstance(found, dict) or found.keys() != {field.name for field in fields(PassCosts)}:
+        return None
+    seconds, attention = found["seconds"], found["attention"]
+    if not isinstance(seconds, list) or len(seconds) != rows:
+        return None
+    numbers = [*seconds, attention]
+    if not all(isinstance(one, float) and 0 <= one < math.inf for one in numbers) or 0 in seconds:
+        return None
+    return PassCosts(seconds, attention)
+
+
 def plain_seconds(model: Model) -> float:
     """Return the time of the faster one of two passes over one token."""
-    session = model.session()
-    session.forward([0] * min(SHORT, model.context_length - 2), last=1)
-    times = [perf_counter()]
+    session, times = model.session(), []
+    session.forward([0] * min(SHORT, model.context_length - 1), last=1)
+    length = session.length
     for _ in range(2):
+        start = perf_counter()
         session.forward([0])
-        times.append(perf_counter())
-    return min(after - before for before, after in pairwise(times))
+        times.append(perf_counter() - start)
+        session.truncate(length)
+    return min(times)
 
 
 def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]:
@@ -112,7 +134,7 @@ def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]
     """
     if together == 1:
         return list(seconds), 1.0
-    slope = seconds[-1] - seconds[-2]
+    slope = seconds[-1] - seconds[-2] if len(seconds) > 1 else seconds[0]
 
     def pass_over(rows: int) -> float:
         beyond = max(0, rows - len(seconds))

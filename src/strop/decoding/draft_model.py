@@ -148,7 +148,7 @@ class TranslatingDrafter:
         """Begin a text."""
         self.tokens = list(prompt)
         text = self.theirs()
-        if len(text) < self.model.context_length:
+        if 0 < len(text) < self.model.context_length:
             self.cache.prefill(text)
 
     def extend(self, tokens: Sequence[int]) -> None:

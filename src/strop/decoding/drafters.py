@@ -6,7 +6,9 @@ often it is right decides whether guessing pays (see planner.py).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -62,3 +64,29 @@ class Drafter(Protocol):
 
     def propose(self) -> Generator[Guess, None, None]:
         """Guess the next token, the one after it and so on, each when it is asked for."""
+
+
+def checked(drafter: Drafter, rejecting: bool) -> Generator[Guess, None, None]:
+    """Yield what a drafter guesses; TypeError or ValueError for what is no guess.
+
+    With `rejecting` a guess has to be one that the rejection rule can check.
+    """
+    kinds = len(drafter.priors)
+    with closing(drafter.propose()) as proposed:
+        for guess in proposed:
+            token, kind, law = guess
+            operator.index(token)
+            if not 0 <= operator.index(kind) < kinds:
+                raise ValueError(f"a guess of kind {kind}, of {kinds}")
+            if rejecting and law:
+                check_law(law)
+            yield guess
+
+
+def check_law(law: Law) -> None:
+    """Raise ValueError unless it is a distribution over ascending tokens."""
+    tokens, probabilities = law
+    if tokens.shape != probabilities.shape or tokens.ndim != 1 or (np.diff(tokens) <= 0).any():
+        raise ValueError("a law without a probability for each of its tokens, ascending")
+    if not (probabilities >= 0).all() or not abs(probabilities.sum() - 1) < 1e-6:
+        raise ValueError("a law whose probabilities do not add up to one")

@@ -202,6 +202,8 @@ def complete_many(
     which it took part. With `keep_states` a completion has the model's states. Raises what
     `generate` does, before anything is computed.
     """
+    if width < 1:
+        raise StropError(f"width must be at least 1, not {width}")
     checked = [checked_prompt(model, prompt) for prompt in prompts]
     jobs = list(zip(checked, samplings, strict=True))
     return together(model, jobs, planner, width, keep_states)

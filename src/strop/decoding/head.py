@@ -16,7 +16,7 @@ from strop.decoding.costs import SHORT, known_costs
 from strop.decoding.draft_model import PRIORS, guess_from
 from strop.decoding.drafters import Guess
 from strop.decoding.sampling import Sampling
-from strop.errors import StropError
+from strop.errors import StropError, StropFailure
 from strop.models.draft_head import open_draft_head
 from strop.models.interface import Model, Session
 from strop.models.native_backend import NativeModel
@@ -39,7 +39,12 @@ class HeadDrafter:
         self.places = np.full(model.vocabulary, -1)  # of tokens among those that it can guess
         self.places[self.head.tokens] = np.arange(len(self.head.tokens))
         self.state = np.zeros(model.hidden, np.float32)
-        self.seconds = self.share_of_a_pass(model) * known_costs(model).seconds[0]
+        try:
+            self.seconds = self.share_of_a_pass(model) * known_costs(model).seconds[0]
+        except (StropFailure, RuntimeError) as error:
+            raise StropError(
+                f"{directory}: does not compute numbers ({error}): make it again with  strop draft"
+            ) from error
 
     def share_of_a_pass(self, model: Model) -> float:
         """Return the time of a guess, in times of a pass of the model: both measured in turns.
@@ -47,8 +52,9 @@ class HeadDrafter:
         So it holds on a machine that is busier now than when passes were measured.
         """
         session, passes, guesses = model.session(), [], []
-        self.start([0] * SHORT, Sampling(), session)
-        session.forward([0] * SHORT, last=1)
+        before = [0] * max(1, min(SHORT, model.context_length - 1))
+        self.start(before, Sampling(), session)
+        session.forward(before, last=1)
         for _ in range(TIMED):
             start = perf_counter()
             session.forward([0])
@@ -58,14 +64,17 @@ class HeadDrafter:
                 pass
             passes.append(between - start)
             guesses.append((perf_counter() - between) / 2)
-            session.truncate(SHORT)
+            session.truncate(len(before))
         return median(guesses) / median(passes)
 
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
-        bias = [(int(self.places[token]), value) for token, value in sampling.logit_bias]
-        known = tuple((place, value) for place, value in bias if place >= 0)
-        self.sampling, self.session = replace(sampling, logit_bias=known), session
+        bias = [
+            (int(self.places[token]), value)
+            for token, value in sampling.logit_bias
+            if token < len(self.places) and self.places[token] >= 0
+        ]
+        self.sampling, self.session = replace(sampling, logit_bias=tuple(bias)), session
         self.length, self.token = len(prompt), prompt[-1]
         self.seen = self.known(prompt)
 

@@ -9,10 +9,11 @@ import numpy as np
 from strop.data import atomic_path, sha256_json
 from strop.decoding.lookup import BETWEEN, MOST_TOKENS
 from strop.errors import StropError
-from strop.models.cache import cache_directory
+from strop.models.cache import cache_directory, only_one
 from strop.models.tokenizer import Tokenizer
 
 KEPT = MOST_TOKENS // 2  #: tokens, the last ones: room is left for the texts to come
+TYPE = np.dtype("<i4")  # of the numbers in the file
 
 
 class Memory:
@@ -20,24 +21,27 @@ class Memory:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         vocabulary = sorted(tokenizer.backend.get_vocab().items())
-        self.path = cache_directory() / "texts" / f"{sha256_json(vocabulary)}.npy"
+        self.path = cache_directory() / "texts" / f"{sha256_json(vocabulary)}.i32"
 
     def read(self) -> list[int]:
-        """Return the tokens of all texts, with `BETWEEN` before each. StropError if damaged."""
-        if not self.path.is_file():
+        """Return the tokens of all texts, with `BETWEEN` before each. StropError if damaged.
+
+        Other numbers than were written do no harm: they are guessed, and found wrong.
+        """
+        if not self.path.exists():
             return []
         try:
-            tokens = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise StropError(f"{self.path}: not a list of tokens: remove it") from error
-        if tokens.dtype != np.int32 or tokens.ndim != 1:
-            raise StropError(f"{self.path}: not a list of tokens: remove it")
-        found: list[int] = tokens.tolist()
+            size = self.path.stat().st_size
+            if size % TYPE.itemsize or size > KEPT * TYPE.itemsize:
+                raise StropError(f"{self.path}: not a list of tokens: remove it")
+            found: list[int] = np.fromfile(self.path, TYPE).tolist()
+        except OSError as error:
+            raise StropError(f"cannot read {self.path}: {error.strerror}") from error
         return found
 
     def add(self, tokens: Sequence[int]) -> None:
         """Keep one more text, and forget the oldest tokens beyond `KEPT`."""
-        kept = [*self.read(), BETWEEN, *tokens][-KEPT:]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.path) as partial, partial.open("wb") as stream:
-            np.save(stream, np.array(kept, np.int32))
+        with only_one(self.path):
+            kept = [*self.read(), BETWEEN, *tokens][-KEPT:]
+            with atomic_path(self.path) as partial:
+                partial.write_bytes(np.array(kept, TYPE).tobytes())

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from strop.console import say
 from strop.decoding.costs import PassCosts, expected, shared
-from strop.decoding.drafters import Drafter, Guess
+from strop.decoding.drafters import Drafter, Guess, checked
 from strop.decoding.sampling import Sampling
 from strop.decoding.watchdog import Watched
 from strop.models.interface import Session
@@ -145,7 +145,7 @@ class Planner:
         reach = tokens = 1.0
         length, speed, now = 0, 0.0, least
         begin = perf_counter()
-        with closing(drafter.propose()) as proposed:
+        with closing(checked(drafter, self.rejecting)) as proposed:
             while len(guesses) < limit and reach >= LEAST_REACH:
                 count = len(guesses) + 1
                 spent = seconds[count] + count * cost

@@ -149,6 +149,8 @@ def biased(
         if token >= len(result):
             raise StropError(f"logit_bias: no token {token}: the model has {len(result)}")
         result[token] += value
+        if result[token] == math.inf:
+            raise StropError(f"logit_bias: too much for token {token}")
     return result
 
 

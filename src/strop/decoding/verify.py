@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from strop.decoding.costs import MOST_ROWS, PassCosts
-from strop.decoding.drafters import Drafter, Guess
+from strop.decoding.drafters import Drafter, Guess, checked
 from strop.decoding.generate import complete
 from strop.decoding.planner import NOTHING, Draft, Planner
 from strop.decoding.sampling import Sampling
@@ -48,11 +48,17 @@ class Reckless(Planner):
 
     def draft(self, limit: int, together: int = 1) -> Draft:
         """Return some guesses, or none."""
+        if not self.drafters:
+            return NOTHING
         drafter = self.chance.choice(self.drafters)
         count = self.chance.randrange(min(limit, MOST_ROWS - 1) + 1)
-        with closing(drafter.propose()) as proposed:
-            guesses = tuple(islice(proposed, count))
-        return Draft(guesses, drafter.name) if guesses else NOTHING
+        guesses = self.safely(drafter, self.some, drafter, count)
+        return Draft(tuple(guesses), drafter.name) if guesses else NOTHING
+
+    def some(self, drafter: Drafter, count: int) -> list[Guess]:
+        """Return so many guesses, or fewer if there are."""
+        with closing(checked(drafter, self.rejecting)) as proposed:
+            return list(islice(proposed, count))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import os
 import shutil
 import tempfile
 import time
@@ -21,12 +24,13 @@ from strop.distillation.prompts import own_prompts
 from strop.distillation.texts import Texts, write_texts
 from strop.errors import StropError, failed_import
 from strop.models import load
-from strop.models.checkpoint import open_checkpoint
-from strop.models.draft_head import MATRICES, write_draft_head
+from strop.models.checkpoint import SINGLE, open_checkpoint
+from strop.models.draft_head import MATRICES, is_draft_head, write_draft_head
 from strop.models.native_backend import HEAD, NativeModel
 from strop.models.packed import packed_tensors, read_packed
 from strop.stats import Interval, wilson
 
+PARTIAL = ".partial"  # what a killed process left behind, see strop.data.files
 SETTINGS = "settings.json"  #: in the directory of the work: what it was made with
 FORMAT = "bfp4"  #: of the head's matrices: what they lose in guesses, they gain in speed
 HELD_OUT = 0.05  #: of the prompts, on whose answers acceptance is measured
@@ -88,7 +92,10 @@ def make_draft(
     embedding, rows, final_norm, epsilon = model_head(model)
     refuse_if_hopeless(model, seconds)
     place = output or model.directory / "draft"
+    check_place(place, model.directory)
     work = place.parent / f"{place.name}.work"
+    if not 0 < minutes < math.inf:
+        raise StropError(f"{minutes} minutes are no time to make a head in")
     if prompts is not None and len(prompts) < 2:
         raise StropError(f"{len(prompts)} prompts are too few: give at least two")
     settings = [strop.__version__, model.fingerprint, SIZES, prompts, minutes, tokens, seed]
@@ -127,9 +134,9 @@ def make_draft(
             raise StropError("the answers held out are too short to measure on: give other prompts")
         return head, ids, [wilson(right, of) for right, of in counts if of]
 
-    hidden = rows.shape[1]
+    hidden = int(rows.shape[1])
     trials = work / "trials.json"
-    tried = read_json(trials) if trials.exists() else []
+    tried = read_trials(trials, hidden) if trials.exists() else []
     for outputs, times in SIZES[len(tried) :]:
         inner = int(times * hidden)
         head, ids, rates = trained(
@@ -137,7 +144,7 @@ def make_draft(
         )
         guess = guess_seconds(head, ids, model)
         speed, length = expected(extended(rates), guess, seconds)
-        tried.append([speed, outputs, inner])
+        tried.append((speed, outputs, inner))
         write_json(trials, tried)
         say(
             f"{outputs} tokens, inner size {inner}: right {shares(rates)}, a guess takes "
@@ -165,10 +172,29 @@ def make_draft(
     return report
 
 
+def check_place(place: Path, model: Path) -> None:
+    """Raise StropError unless a head can be put there and nothing but a head is replaced."""
+    real = Path(os.path.realpath(place))
+    if any(kept.is_relative_to(real) for kept in (model.resolve(), Path.cwd())):
+        raise StropError(
+            f"{place}: would replace the model or the current directory: name another directory"
+        )
+    if real.exists() and not real.is_dir():
+        raise StropError(f"{place}: is a file: name a directory")
+    names = sorted(path.name for path in real.iterdir()) if real.exists() else []
+    foreign = [name for name in names if name not in ("config.json", SINGLE)]
+    if foreign or (names and not is_draft_head(real)):
+        raise StropError(
+            f"{place}: holds {[*foreign, *names][0]}, which is not of a draft head: name another "
+            "directory, or remove it"
+        )
+
+
 def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
     """Make a directory for the work, or find there what was done with the same settings."""
     note = work / SETTINGS
-    if work.is_dir() and any(work.iterdir()) and not note.exists():
+    begun = work.is_dir() and any(path.suffix != PARTIAL for path in work.iterdir())
+    if begun and not note.exists():
         raise StropError(f"{work} is in the way, and not of strop draft: remove it")
     if note.exists() and read_json(note) != settings:
         say(f"{work} was made with other settings: starting anew")
@@ -203,7 +229,11 @@ def asked_of(
             written = own_prompts(model, seed)
             write_json(kept, {"prompts": written, "seconds": time.monotonic() - begin})
         found = read_json(kept)
-        return found["prompts"], found["seconds"]
+        try:
+            written = [list(map(operator.index, prompt)) for prompt in found["prompts"]]
+            return written, float(found["seconds"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise StropError(f"{kept} is damaged: remove it") from error
     room = model.context_length // 2
     asked = [prompt_tokens(model.tokenizer, prompt) for prompt in prompts]
     short = [prompt for prompt in asked if len(prompt) <= room]
@@ -213,6 +243,19 @@ def asked_of(
         say(f"{len(asked) - len(short)} prompts left out: longer than half the context")
     random = np.random.default_rng(seed)
     return [short[index] for index in random.permutation(len(short))], 0.0
+
+
+def read_trials(path: Path, hidden: int) -> list[tuple[float, int, int]]:
+    """Read how fast each size that was tried was expected to be, with the size."""
+    found = read_json(path)
+    try:
+        tried = [(float(speed), outputs, inner) for speed, outputs, inner in found]
+    except (TypeError, ValueError) as error:
+        raise StropError(f"{path} is damaged: remove it") from error
+    sizes = [(outputs, int(times * hidden)) for outputs, times in SIZES[: len(tried)]]
+    if not isinstance(found, list) or [row[1:] for row in tried] != sizes:
+        raise StropError(f"{path} is damaged: remove it")
+    return tried
 
 
 def refuse_if_hopeless(model: NativeModel, seconds: Sequence[float]) -> None:

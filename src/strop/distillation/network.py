@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -158,8 +159,10 @@ def train(
         optimizer.step()
         if keep and now - saved > KEEP_SECONDS:
             state = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
+            kept = BytesIO()  # torch itself reports a full disk as a RuntimeError
+            torch.save(state | {"batches": count, "seconds": part * seconds}, kept)
             with atomic_path(keep) as partial:
-                torch.save(state | {"batches": count, "seconds": part * seconds}, partial)
+                partial.write_bytes(kept.getbuffer())
             saved = now
         yield part
 
@@ -170,9 +173,9 @@ def restored(keep: Path, head: Head, optimizer: torch.optim.Optimizer) -> tuple[
         kept = torch.load(keep, weights_only=True)
         head.load_state_dict(kept["head"])
         optimizer.load_state_dict(kept["optimizer"])
-        return kept["batches"], kept["seconds"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
-        raise StropError(f"{keep} is damaged ({type(error).__name__}): remove it") from error
+        return operator.index(kept["batches"]), float(kept["seconds"])
+    except Exception as error:  # a damaged archive raises whatever its parser stumbles over
+        raise StropError(f"{keep} is damaged ({error!r:.200}): remove it") from error
 
 
 def right_guesses(

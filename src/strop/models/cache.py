@@ -48,7 +48,10 @@ def known_sha256(path: Path) -> str:
     key = sha256_json([str(path), state.st_size, state.st_mtime_ns, state.st_ino])
     note = cache_directory() / "sha256" / f"{key}.json"
     if note.is_file():
-        return str(read_json(note))
+        with suppress(StropError):  # what is damaged is computed anew
+            known = read_json(note)
+            if isinstance(known, str) and len(known) == 64:
+                return known
     digest = sha256_file(path)
     # A cache that cannot be written only costs time.
     with suppress(StropError, OSError):

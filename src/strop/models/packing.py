@@ -212,7 +212,7 @@ def check_output(output: Path, source: Path) -> None:
     foreign = first_foreign(place)
     if foreign is not None:
         raise StropError(
-            f"{output}: holds {foreign}, which strop did not write: name another directory, or "
+            f"{output}: holds {foreign}, which pack did not write: name another directory, or "
             "remove it"
         )
 

@@ -83,12 +83,20 @@ class WrappedModel(TorchModel):
         self.directory = Path(self.name)
         self.config = network.config.to_dict()
         self.network = network
+        if getattr(network, "generation_config", None) is None:
+            raise StropError(f"{type(network).__name__} writes no text: give a causal model")
+        if not tokenizer.is_fast:
+            raise StropError(f"{type(tokenizer).__name__} is a slow tokenizer: give a fast one")
+        length = getattr(network.config, "max_position_embeddings", None)  # whatever it is called
+        if not isinstance(length, int):
+            raise StropError(f"{self.name}: its configuration does not say how much text fits in")
+        self.context_length = length
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            ends = getattr(network.generation_config, "eos_token_id", None)
+            ends = network.generation_config.eos_token_id
+            ends = ends.tolist() if isinstance(ends, torch.Tensor) else ends
             write_json(Path(folder) / "generation_config.json", {"eos_token_id": ends})
             self.tokenizer = Tokenizer.from_directory(Path(folder))
-        self.context_length = context_length(self.directory, self.config)
 
     @cached_property
     def fingerprint(self) -> str:
