@@ -9,12 +9,14 @@ from typer.testing import CliRunner
 import strop
 from strop.cli.chat import chat
 from strop.cli.generate import generate
+from strop.cli.verify import verify
 from strop.decoding import GREEDY, Sampling, chat_tokens, complete
 from strop.errors import StropError
 
 app = typer.Typer()
 app.command()(generate)
 app.command()(chat)
+app.command()(verify)
 
 
 def run(*arguments, stdin=None):
@@ -89,6 +91,26 @@ def test_it_says_what_guesses_rest_on(tiny_model, tmp_path):
         assert "guesses: " not in result.stderr
         assert "--prediction is not used: " in result.stderr
         assert reason in result.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_text_that_cannot_be_remembered_is_shown_all_the_same(
+    tiny_model, tmp_path, monkeypatch, as_json
+):
+    monkeypatch.setenv("STROP_CACHE", str(tmp_path))
+    (tmp_path / "texts").touch()  # where a directory should be
+    options = ["--json"] if as_json else []
+    result = run("generate", tiny_model, "Hello", "--max-tokens", 9, "--remember", *options)
+    assert result.exit_code == 0
+    assert result.stdout.strip()
+    assert "this text is not remembered: " in result.stderr
+
+
+def test_nothing_to_verify_is_no_proof(tiny_model, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n  \n")
+    message = fails("verify", tiny_model, "--prompts", prompts, "--drafter", "lookup")
+    assert message == f"{prompts}: no prompts: write one in each line"
 
 
 def test_raw_leaves_out_the_template(model, tiny_model):
