@@ -89,7 +89,8 @@ def arms(model: Model, head: Path | None) -> dict[str, str]:
 def made_head(model: Path, directory: Path) -> Path:
     """Return a draft head for a model, made by what `strop draft` does and kept for each model."""
     prompts = assisted_prompts.training()
-    key = [sha256_file(model / "model.safetensors"), sha256_json(prompts)]
+    code = sorted((models.HERE.parent / "src" / "strop" / "distillation").glob("*.py"))
+    key = [*map(sha256_file, [model / "model.safetensors", *code]), sha256_json(prompts)]
     head = directory / f"head-{sha256_json(key)[:12]}"
     if not head.exists():
         report = make_draft(str(model), head, prompts)

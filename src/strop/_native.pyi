@@ -50,7 +50,10 @@ def largest_finite(x: NDArray[float32], threads: int, /) -> float:
     """Return the largest finite magnitude of an array; 0 if there is none."""
 
 def random_words(seed: int, position: int, use: int, tokens: NDArray[int64], /) -> NDArray[uint32]:
-    """Return a random word for each token, see `strop.decoding.noise`; ValueError for no token."""
+    """Return a random word for each token, see `strop.decoding.noise`.
+
+    ValueError for a number that is no token.
+    """
 
 def instruction_set() -> str:
     """Return the instruction set in use: the best one, or the one that STROP_ISA names."""

@@ -84,6 +84,8 @@ def test_a_drafter_that_fails_does_not_end_the_comparison(fake, capsys) -> None:
         def propose(self):
             raise ValueError("no")
 
-    rows = list(compare(fake(), [[5]], SAMPLINGS, lambda: Reckless([Broken(250)])))
+    planner = Reckless([Broken(250)])
+    rows = list(compare(fake(), [[5]], SAMPLINGS, lambda: planner))
     assert [row.first_difference for row in rows] == [None, None]
+    assert planner.failed
     assert "drafter broken failed" in capsys.readouterr().err

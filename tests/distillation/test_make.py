@@ -274,33 +274,6 @@ def test_damaged_prompts(packed: Path, content: str, tmp_path: Path) -> None:
         making.asked_of(load(str(packed)), None, 0, path)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"tokens": np.zeros(9, np.int32)},
-        {"tokens": np.zeros(10, np.int64)},
-        {"tokens": np.full(10, -1, np.int32)},
-        {"states": np.zeros(10, np.float16)},
-        {"spans": np.array([[0, 4], [4, 11]])},
-        {"spans": np.array([[0, 6], [4, 10]])},
-        {"spans": np.zeros((0, 2), np.int64)},
-        {"seconds": "long"},
-    ],
-)
-def test_texts_whose_parts_do_not_fit(damage, tmp_path: Path) -> None:
-    good = {
-        "tokens": np.zeros(10, np.int32),
-        "states": np.zeros((10, 4), np.float16),
-        "spans": np.array([[0, 4], [4, 10]]),
-        "seconds": 1.0,
-    }
-    np.savez(tmp_path / "good.npz", **good)
-    assert texts.read_group(tmp_path / "good.npz").seconds == 1.0
-    np.savez(tmp_path / "bad.npz", **(good | damage))
-    with pytest.raises(StropError, match=r"bad.npz is damaged .*: remove it"):
-        texts.read_group(tmp_path / "bad.npz")
-
-
 def test_a_full_disk_while_training_is_kept(tmp_path: Path, monkeypatch) -> None:
     learned = Texts(
         np.zeros(900, np.int32), np.zeros((900, 32), np.float16), np.array([[0, 900]]), 0.0
@@ -324,9 +297,12 @@ def test_damaged_training(position: int, tmp_path: Path) -> None:
     head = network.Head(torch.randn(50, 32), torch.ones(32), 16, 1e-5)
     optimizer = torch.optim.AdamW(head.parameters())
     path = tmp_path / "training.pt"
-    torch.save({"head": head.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    state = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, path)
     with pytest.raises(StropError, match=r"training.pt is damaged .*: remove it"):
         network.restored(path, head, optimizer)  # without the number of batches
+    torch.save(state | {"batches": 7, "seconds": 1.5}, path)
+    assert network.restored(path, head, optimizer) == (7, 1.5)
     content = bytearray(path.read_bytes())
     content[position] ^= 0xFF
     path.write_bytes(content)

@@ -106,12 +106,12 @@ def test_a_directory_of_another_layout_or_table_is_refused(
     config = json.loads(path.read_text())
     config["quantization_config"]["formats"]["bfp5"]["values"][1] = -111
     path.write_text(json.dumps(config))
-    with pytest.raises(StropError, match="packed: its format 'bfp5' is not one of this version"):
+    with pytest.raises(StropError, match="packed: its format 'bfp5' is not as this version"):
         unpack(tmp_path / "packed", tmp_path / "plain")
     config["quantization_config"]["formats"][""] = {}
     del config["quantization_config"]["formats"]["bfp5"]
     path.write_text(json.dumps(config))
-    with pytest.raises(StropError, match="packed: its format '' is not one of this version"):
+    with pytest.raises(StropError, match="packed: its format '' is not as this version"):
         unpack(tmp_path / "packed", tmp_path / "plain")
     config["quantization_config"]["layout"] = 2
     path.write_text(json.dumps(config))
@@ -128,12 +128,12 @@ def test_nothing_but_an_own_model_is_replaced(tiny_model: Path, tmp_path: Path) 
     unpack(mine, tmp_path / "plain")
     for name in ("results.csv", "notes.txt", "labels.json"):
         (mine / name).write_text("a week of work")
-        with pytest.raises(StropError, match=rf"holds {name}, which pack did not write"):
+        with pytest.raises(StropError, match=rf"holds {name}, which is not of a model"):
             pack(str(tiny_model), "bfp5", mine)
         (mine / name).rename(tmp_path / name)
     theirs = tmp_path / "theirs"  # a model, but not one that strop wrote
     shutil.copytree(tiny_model, theirs)
-    with pytest.raises(StropError, match=r"holds .*, which pack did not write"):
+    with pytest.raises(StropError, match=r"holds .*, which is not of a model"):
         unpack(mine, theirs)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(StropError, match="cannot write"):

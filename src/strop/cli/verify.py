@@ -69,10 +69,16 @@ def verify(
     drafters = drafters_for(loaded, drafter or "auto", ())
     names = " and ".join(one.name for one in drafters)
     noise = Noise(loaded.vocabulary)
+    made: list[Planner] = []
+
+    def kept(planner: Planner) -> Planner:
+        made.append(planner)
+        return planner
+
     planners: dict[str, Callable[[], Planner]] = {
-        f"{names} where it pays": lambda: Planner(costs, drafters),
-        f"{names}, any number": lambda: Reckless(drafters),
-        f"{names} and noise, any number": lambda: Reckless([*drafters, noise]),
+        f"{names} where it pays": lambda: kept(Planner(costs, drafters)),
+        f"{names}, any number": lambda: kept(Reckless(drafters)),
+        f"{names} and noise, any number": lambda: kept(Reckless([*drafters, noise])),
     }
     different = 0
     for name, planner in planners.items():
@@ -93,5 +99,7 @@ def verify(
                 f"  prompt {row.prompt + 1}, temperature {row.temperature:g}: differs from token "
                 f"{row.first_difference} on"
             )
+    if any(planner.failed for planner in made):
+        raise StropFailure("a drafter failed, so not all guesses were checked")
     if different:
         raise StropFailure(f"guesses changed {different} texts")

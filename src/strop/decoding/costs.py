@@ -7,7 +7,6 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from itertools import product
 from time import perf_counter
 from typing import Any
 
@@ -17,13 +16,13 @@ from strop import _native
 from strop.data import read_json, sha256_json, write_json
 from strop.errors import StropError
 from strop.models.cache import cache_directory
-from strop.models.interface import Model
+from strop.models.interface import Model, Session
 from strop.models.machine import thread_count
 
 MOST_ROWS = 16  #: of a pass: the last token and up to 15 guesses
 MEASURED_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 SHORT, LONG = 64, 576  #: tokens before the rows that are measured
-MEASURING_SECONDS = 0.5
+MEASURING_SECONDS = 0.8
 TOO_SLOW = 1.3  #: in times of a pass now: costs that are kept are not believed beyond that
 
 
@@ -48,31 +47,43 @@ def measured_rows(model: Model) -> list[int]:
 def measured_costs(model: Model) -> PassCosts:
     """Measure passes over 1 to MOST_ROWS rows, after a short and after a long text, in turns.
 
-    Takes MEASURING_SECONDS, or two turns, and the time to read LONG tokens.
+    What counts is how many times one row some rows take. So each pass is compared with one over one
+    row right before it, which a machine that changes its speed does not spoil, and medians are
+    taken. Takes MEASURING_SECONDS, or two turns, and the time to read LONG tokens.
     """
     rows = measured_rows(model)
     room = model.context_length - rows[-1]
-    lengths = sorted({min(SHORT, room), min(LONG, room)})
-    sessions = []
-    for length in lengths:
-        sessions.append(model.session())
-        sessions[-1].forward([0] * length, last=1)
-    best = np.full((len(lengths), len(rows)), math.inf)
+    short, long = (prepared(model, min(length, room)) for length in (SHORT, LONG))
+    passes = [*((short, count) for count in rows), (long, rows[-1])]
+    turns: list[list[tuple[float, float]]] = []
     until = perf_counter() + MEASURING_SECONDS
-    turns = 0
-    while turns < 2 or perf_counter() < until:
-        turns += 1
-        for at, count in product(range(len(lengths)), range(len(rows))):
-            start = perf_counter()
-            sessions[at].forward([0] * rows[count])
-            best[at, count] = min(best[at, count], perf_counter() - start)
-            sessions[at].truncate(lengths[at])
-    rising = np.maximum.accumulate(best[0])  # more rows are not faster
+    while len(turns) < 2 or perf_counter() < until:
+        turns.append([(pass_seconds(short, 1), pass_seconds(*one)) for one in passes])
+    before, after = np.moveaxis(np.array(turns), 2, 0)
+    *times, most = np.median(before) * np.median(after / before, axis=0)
+    rising = np.maximum.accumulate(times)  # more rows are not faster
     seconds: list[float] = np.interp(range(1, rows[-1] + 1), rows, rising).tolist()
-    if len(lengths) == 1:
+    if long.length == short.length:
         return PassCosts(seconds)
-    growth = (best[1] - best[0]) / rows / (lengths[1] - lengths[0])
-    return PassCosts(seconds, max(0.0, float(np.median(growth))))
+    growth = (most - times[-1]) / rows[-1] / (long.length - short.length)
+    return PassCosts(seconds, max(0.0, float(growth)))
+
+
+def prepared(model: Model, length: int) -> Session:
+    """Return a session of so many tokens."""
+    session = model.session()
+    session.forward([0] * length, last=1)
+    return session
+
+
+def pass_seconds(session: Session, rows: int) -> float:
+    """Time a pass over so many rows, and take it back."""
+    length = session.length
+    start = perf_counter()
+    session.forward([0] * rows)
+    took = perf_counter() - start
+    session.truncate(length)
+    return took
 
 
 def known_costs(model: Model) -> PassCosts:
@@ -85,11 +96,12 @@ def known_costs(model: Model) -> PassCosts:
     what = [MEASURED_ROWS, SHORT, LONG, *(field.name for field in fields(PassCosts))]
     key = sha256_json([model.fingerprint, model.backend, *how, *where, *what])
     note = cache_directory() / "passes" / f"{key}.json"
+    kept = None
     if note.is_file():
         with suppress(StropError):  # what is damaged is measured anew
             kept = believed(read_json(note), measured_rows(model)[-1])
-            if kept and plain_seconds(model) * TOO_SLOW > kept.seconds[0]:
-                return kept
+    if kept and plain_seconds(model) * TOO_SLOW > kept.seconds[0]:
+        return kept
     costs = measured_costs(model)
     with suppress(StropError, OSError):  # a cache that cannot be written only costs time
         write_json(note, vars(costs))
@@ -111,15 +123,8 @@ def believed(found: Any, rows: int) -> PassCosts | None:
 
 def plain_seconds(model: Model) -> float:
     """Return the time of the faster one of two passes over one token."""
-    session, times = model.session(), []
-    session.forward([0] * min(SHORT, model.context_length - 1), last=1)
-    length = session.length
-    for _ in range(2):
-        start = perf_counter()
-        session.forward([0])
-        times.append(perf_counter() - start)
-        session.truncate(length)
-    return min(times)
+    session = prepared(model, min(SHORT, model.context_length - 1))
+    return min(pass_seconds(session, 1) for _ in range(2))
 
 
 def shared(seconds: Sequence[float], together: int) -> tuple[list[float], float]:

@@ -67,19 +67,20 @@ class Drafter(Protocol):
 
 
 def checked(drafter: Drafter, rejecting: bool) -> Generator[Guess, None, None]:
-    """Yield what a drafter guesses; TypeError or ValueError for what is no guess.
+    """Yield what a drafter guesses; TypeError or ValueError for what is none.
 
     With `rejecting` a guess has to be one that the rejection rule can check.
     """
     kinds = len(drafter.priors)
     with closing(drafter.propose()) as proposed:
         for guess in proposed:
-            token, kind, law = guess
-            operator.index(token)
-            if not 0 <= operator.index(kind) < kinds:
-                raise ValueError(f"a guess of kind {kind}, of {kinds}")
-            if rejecting and law:
-                check_law(law)
+            if not isinstance(guess, Guess):
+                raise TypeError(f"{guess!r:.80} is no guess")
+            operator.index(guess.token)
+            if not 0 <= operator.index(guess.kind) < kinds:
+                raise ValueError(f"a guess of kind {guess.kind}, of {kinds}")
+            if rejecting and guess.law:
+                check_law(guess.law)
             yield guess
 
 

@@ -58,12 +58,12 @@ class HeadDrafter:
         for _ in range(TIMED):
             start = perf_counter()
             session.forward([0])
-            between = perf_counter()
+            passes.append(perf_counter() - start)
             self.extend([0])
+            start = perf_counter()
             for _ in islice(self.propose(), 2):
                 pass
-            passes.append(between - start)
-            guesses.append((perf_counter() - between) / 2)
+            guesses.append((perf_counter() - start) / 2)
             session.truncate(len(before))
         return median(guesses) / median(passes)
 

@@ -28,15 +28,15 @@ class Memory:
 
         Other numbers than were written do no harm: they are guessed, and found wrong.
         """
-        if not self.path.exists():
-            return []
         try:
-            size = self.path.stat().st_size
-            if size % TYPE.itemsize or size > KEPT * TYPE.itemsize:
-                raise StropError(f"{self.path}: not a list of tokens: remove it")
-            found: list[int] = np.fromfile(self.path, TYPE).tolist()
+            content = self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as error:
             raise StropError(f"cannot read {self.path}: {error.strerror}") from error
+        if len(content) % TYPE.itemsize or len(content) > KEPT * TYPE.itemsize:
+            raise StropError(f"{self.path}: not a list of tokens: remove it")
+        found: list[int] = np.frombuffer(content, TYPE).tolist()
         return found
 
     def add(self, tokens: Sequence[int]) -> None:

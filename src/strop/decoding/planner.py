@@ -90,8 +90,10 @@ class Planner:
             drafter.name: Rate(median(drafter.priors), AVERAGE_WEIGHT) for drafter in drafters
         }
         self.idle = Counter[str]()  # drafts since a costly drafter was asked
-        #: seconds that it took when it was: more than a guess does, if it had to read much before
+        #: seconds of the last draft of a costly drafter in this text: more than a guess takes, if
+        #: it had to read what was written since the one before
         self.took: dict[str, float] = {}
+        self.failed = False  #: whether a drafter was left behind
         self.asked = Counter[str]()  # guesses of known outcome
         self.hits = Counter[str]()  # those of them that were right
         self.first: dict[str, Guess] = {}  # what each drafter guesses for the next token
@@ -99,7 +101,7 @@ class Planner:
 
     def start(self, prompt: Sequence[int], sampling: Sampling, session: Session) -> None:
         """Begin a text."""
-        self.first = {}
+        self.first, self.took = {}, {}
         self.length, self.renewed = len(prompt), 0
         self.rejecting = sampling.rule == "rejection"
         for drafter in list(self.drafters):
@@ -144,7 +146,7 @@ class Planner:
         guesses: list[Guess] = []
         reach = tokens = 1.0
         length, speed, now = 0, 0.0, least
-        begin = perf_counter()
+        begin, asked = perf_counter(), False
         with closing(checked(drafter, self.rejecting)) as proposed:
             while len(guesses) < limit and reach >= LEAST_REACH:
                 count = len(guesses) + 1
@@ -156,6 +158,7 @@ class Planner:
                     and (guesses or not self.probes(name, cost, seconds[0]))
                 ):
                     break
+                asked = True
                 guess = next(proposed, None)
                 if guess is None:
                     break
@@ -165,8 +168,9 @@ class Planner:
                 now = tokens / spent
                 if now > speed or self.rejecting:
                     length, speed = count, now
-        if guesses and cost:
-            self.took[name] = perf_counter() - begin
+        # By the rejection rule a text depends on what is guessed, so not on the clock as well.
+        if asked and cost and not self.rejecting:
+            self.took[name] = delay * (perf_counter() - begin)
         return guesses, length, speed
 
     def probes(self, name: str, guess: float, one: float) -> bool:
@@ -225,6 +229,7 @@ class Planner:
             return call(*arguments)
         except Exception as error:
             say(f"drafter {drafter.name} failed, going on without it: {error!r:.200}")
+            self.failed = True
             self.drafters.remove(drafter)
             self.first.pop(drafter.name, None)
             return None

@@ -44,8 +44,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens": (lambda v: whole(v) and v >= 1, "a whole number of at least 1"),
     "seed": (lambda v: whole(v) and 0 <= v < 2**64, "a whole number from 0 to 2**64 - 1"),
     "logit_bias": (
-        lambda v: isinstance(v, tuple) and all(whole(t) and t >= 0 and number(b) for t, b in v),
-        "a mapping of token ids to numbers",
+        lambda v: (
+            isinstance(v, tuple)
+            and all(whole(t) and t >= 0 and number(b) and abs(b) <= 1e6 for t, b in v)
+        ),
+        "a mapping of token ids to numbers from -1e6 to 1e6",
     ),
     "logprobs": (lambda v: isinstance(v, bool), "true or false"),
     "rule": (lambda v: v in ("coupled", "rejection"), "coupled or rejection"),
@@ -149,8 +152,6 @@ def biased(
         if token >= len(result):
             raise StropError(f"logit_bias: no token {token}: the model has {len(result)}")
         result[token] += value
-        if result[token] == math.inf:
-            raise StropError(f"logit_bias: too much for token {token}")
     return result
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from strop.distillation.texts import Texts, write_texts
 from strop.errors import StropError, failed_import
 from strop.models import load
 from strop.models.checkpoint import SINGLE, open_checkpoint
-from strop.models.draft_head import MATRICES, is_draft_head, write_draft_head
+from strop.models.draft_head import MATRICES, Weights, is_draft_head, write_draft_head
 from strop.models.native_backend import HEAD, NativeModel
 from strop.models.packed import packed_tensors, read_packed
 from strop.stats import Interval, wilson
@@ -82,6 +83,12 @@ def make_draft(
     model = load(target)
     if not isinstance(model, NativeModel):
         raise StropError(f"{target}: draft heads are for packed models: strop pack {target}")
+    place = output or model.directory / "draft"
+    check_place(place, model.directory)
+    if not 0 < minutes < math.inf:
+        raise StropError(f"{minutes} minutes are no time to make a head in")
+    if prompts is not None and len(prompts) < 2:
+        raise StropError(f"{len(prompts)} prompts are too few: give at least two")
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -91,14 +98,8 @@ def make_draft(
     seconds = known_costs(model).after(TYPICAL)
     embedding, rows, final_norm, epsilon = model_head(model)
     refuse_if_hopeless(model, seconds)
-    place = output or model.directory / "draft"
-    check_place(place, model.directory)
     work = place.parent / f"{place.name}.work"
-    if not 0 < minutes < math.inf:
-        raise StropError(f"{minutes} minutes are no time to make a head in")
-    if prompts is not None and len(prompts) < 2:
-        raise StropError(f"{len(prompts)} prompts are too few: give at least two")
-    settings = [strop.__version__, model.fingerprint, SIZES, prompts, minutes, tokens, seed]
+    settings = [strop.__version__, model.fingerprint, FORMAT, SIZES, prompts, minutes, tokens, seed]
     begin_or_go_on(work, {"sha256": sha256_json(settings)})
     asked, took = asked_of(model, prompts, seed, work / "prompts.json")
     count = max(1, int(HELD_OUT * len(asked)))
@@ -117,7 +118,7 @@ def make_draft(
 
     def trained(
         outputs: int, inner: int, time_left: float, label: str, keep: Path | None = None
-    ) -> tuple[Any, NDArray[np.int64], list[Interval]]:
+    ) -> tuple[Weights, NDArray[np.int64], list[Interval]]:
         ids = np.sort(order[:outputs])
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -128,21 +129,22 @@ def make_draft(
             for part in train(head, teacher, learned, time_left, seed, keep):
                 advance(100 * (part - done))
                 done = part
+        weights = head.weights()
         round_matrices(head)
         counts = right_guesses(head, teacher, rows, ids, held_out, POSITIONS)
         if not counts[0][1]:
             raise StropError("the answers held out are too short to measure on: give other prompts")
-        return head, ids, [wilson(right, of) for right, of in counts if of]
+        return weights, ids, [wilson(right, of) for right, of in counts if of]
 
     hidden = int(rows.shape[1])
     trials = work / "trials.json"
     tried = read_trials(trials, hidden) if trials.exists() else []
     for outputs, times in SIZES[len(tried) :]:
         inner = int(times * hidden)
-        head, ids, rates = trained(
+        weights, ids, rates = trained(
             outputs, inner, TRIAL * left, f"trying {outputs} tokens, {inner}"
         )
-        guess = guess_seconds(head, ids, model)
+        guess = guess_seconds(weights, ids, model)
         speed, length = expected(extended(rates), guess, seconds)
         tried.append((speed, outputs, inner))
         write_json(trials, tried)
@@ -153,8 +155,8 @@ def make_draft(
     _, outputs, inner = max(tried)
     say(f"taking {outputs} tokens and inner size {inner}, the fastest of these")
     rest = (1 - TRIAL * len(SIZES)) * left
-    head, ids, rates = trained(outputs, inner, rest, "training", work / "training.pt")
-    guess = guess_seconds(head, ids, model)
+    weights, ids, rates = trained(outputs, inner, rest, "training", work / "training.pt")
+    guess = guess_seconds(weights, ids, model)
     speed, length = expected(extended(rates), guess, seconds)
     report = DraftReport(
         acceptance=tuple(rates),
@@ -167,7 +169,7 @@ def make_draft(
         length=length,
     )
     facts = {"target": model.name, **report.to_json()}
-    write_draft_head(place, head.weights(), ids, FORMAT, facts)
+    write_draft_head(place, weights, ids, FORMAT, facts)
     clear(work)
     return report
 
@@ -183,11 +185,13 @@ def check_place(place: Path, model: Path) -> None:
         raise StropError(f"{place}: is a file: name a directory")
     names = sorted(path.name for path in real.iterdir()) if real.exists() else []
     foreign = [name for name in names if name not in ("config.json", SINGLE)]
-    if foreign or (names and not is_draft_head(real)):
-        raise StropError(
-            f"{place}: holds {[*foreign, *names][0]}, which is not of a draft head: name another "
-            "directory, or remove it"
-        )
+    with suppress(StropError):  # a damaged configuration
+        if not names or (not foreign and is_draft_head(real)):
+            return
+    raise StropError(
+        f"{place}: holds {[*foreign, *names][0]}, which is not of a draft head: name another "
+        "directory, or remove it"
+    )
 
 
 def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
@@ -289,7 +293,7 @@ def model_head(model: NativeModel) -> tuple[Any, Any, Any, float]:
 
 
 def round_matrices(head: Any) -> None:
-    """Give a head the matrices that it will have once it is packed."""
+    """Give a head the matrices that it will have once it is packed, in new memory."""
     import torch
 
     from strop.blockfp import dequantize, get_format, quantize
@@ -311,11 +315,11 @@ def shares(rates: Sequence[Interval]) -> str:
     return ", ".join(f"{rate.estimate:.0%}" for rate in rates)
 
 
-def guess_seconds(head: Any, ids: NDArray[np.int64], model: NativeModel) -> float:
+def guess_seconds(weights: Weights, ids: NDArray[np.int64], model: NativeModel) -> float:
     """Return the time of a guess, by the head as it will be written."""
     from strop.decoding.head import HeadDrafter
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "draft"
-        write_draft_head(path, head.weights(), ids, FORMAT, {})
+        write_draft_head(path, weights, ids, FORMAT, {})
         return HeadDrafter(path, model).seconds

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from strop.console import progress
 from strop.data import atomic_path
-from strop.distillation.texts import Texts
+from strop.distillation.texts import Texts, unreadable
 from strop.errors import StropError
 from strop.models.draft_head import MATRICES, NORMS
 
@@ -174,8 +174,10 @@ def restored(keep: Path, head: Head, optimizer: torch.optim.Optimizer) -> tuple[
         head.load_state_dict(kept["head"])
         optimizer.load_state_dict(kept["optimizer"])
         return operator.index(kept["batches"]), float(kept["seconds"])
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged archive raises whatever its parser stumbles over
-        raise StropError(f"{keep} is damaged ({error!r:.200}): remove it") from error
+        raise unreadable(keep, error) from error
 
 
 def right_guesses(

@@ -119,25 +119,19 @@ def read_group(path: Path) -> Texts:
     """Read what `write_texts` kept."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            group = Texts(kept["tokens"], kept["states"], kept["spans"], float(kept["seconds"]))
-        check_group(group)
+            arrays = kept["tokens"], kept["states"], kept["spans"]
+            return Texts(*arrays, float(kept["seconds"]))
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged archive raises whatever its parser stumbles over
-        raise StropError(f"{path} is damaged ({error!r:.200}): remove it") from error
-    return group
+        raise unreadable(path, error) from error
 
 
-def check_group(group: Texts) -> None:
-    """Raise ValueError unless the parts of texts fit together."""
-    shapes = group.tokens.shape, group.states.shape[:1], group.spans.shape[1:]
-    types = [array.dtype.name for array in (group.tokens, group.states, group.spans)]
-    if shapes != ((len(group.tokens),), (len(group.tokens),), (2,)) or group.states.ndim != 2:
-        raise ValueError("shapes")
-    if types != ["int32", "float16", "int64"]:
-        raise ValueError("types")
-    if group.spans.ravel()[0] != 0 or (np.diff(group.spans.ravel()) < 0).any():
-        raise ValueError("spans")
-    if group.spans[-1, 1] != len(group.tokens) or (group.tokens < 0).any():
-        raise ValueError("tokens")
+def unreadable(path: Path, error: Exception) -> StropError:
+    """Build the error for a file of the work that could not be read."""
+    if isinstance(error, OSError) and error.errno:
+        return StropError(f"cannot read {path}: {error.strerror}")
+    return StropError(f"{path} is damaged ({error!r:.200}): remove it")
 
 
 def joined(groups: Sequence[Texts]) -> Texts:

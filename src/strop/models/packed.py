@@ -108,7 +108,10 @@ def packed_tensors(where: str, quantization: Mapping[str, Any]) -> dict[str, tup
         raise StropError(f"{where}: quantization_config has no formats or no tensors")
     for name, description in described.items():
         if name not in FORMATS or describe(FORMATS[name]) != description:
-            raise StropError(f"{where}: its format {name!r} is not one of this version of strop")
+            raise StropError(
+                f"{where}: its format {name!r} is not as this version of strop knows it: pack the "
+                "model again"
+            )
     result = {}
     for tensor, entry in tensors.items():
         format: Any = entry.get("format") if isinstance(entry, dict) else None

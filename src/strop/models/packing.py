@@ -212,8 +212,8 @@ def check_output(output: Path, source: Path) -> None:
     foreign = first_foreign(place)
     if foreign is not None:
         raise StropError(
-            f"{output}: holds {foreign}, which pack did not write: name another directory, or "
-            "remove it"
+            f"{output}: holds {foreign}, which is not of a model that strop wrote: name another "
+            "directory, or remove it"
         )
 
 

@@ -42,7 +42,9 @@ class TorchModel:
             check_packed(checkpoint)  # PyTorch would cast, and not complain
         self.config = checkpoint.config
         self.tokenizer = Tokenizer.from_directory(directory)
-        self.context_length = context_length(directory, checkpoint.config)
+        self.context_length = context_length(
+            directory / "config.json", checkpoint.config.get("max_position_embeddings")
+        )
         self.files = checkpoint.files
         self.network = load_network(directory, checkpoint.config)
 
@@ -87,10 +89,9 @@ class WrappedModel(TorchModel):
             raise StropError(f"{type(network).__name__} writes no text: give a causal model")
         if not tokenizer.is_fast:
             raise StropError(f"{type(tokenizer).__name__} is a slow tokenizer: give a fast one")
-        length = getattr(network.config, "max_position_embeddings", None)  # whatever it is called
-        if not isinstance(length, int):
-            raise StropError(f"{self.name}: its configuration does not say how much text fits in")
-        self.context_length = length
+        # As an attribute transformers gives it by this name, whatever the configuration calls it.
+        length = getattr(network.config, "max_position_embeddings", None)
+        self.context_length = context_length(self.name, length)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
             ends = network.generation_config.eos_token_id
@@ -195,11 +196,10 @@ def head_inputs(model: TorchModel) -> Iterator[list[Any]]:
         hook.remove()
 
 
-def context_length(directory: Path, config: dict[str, Any]) -> int:
-    """Return the most tokens that fit into one sequence."""
-    length = config.get("max_position_embeddings")
+def context_length(where: Path | str, length: Any) -> int:
+    """Return the most tokens that fit into one sequence, if that is a number of tokens."""
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise StropError(f"{directory / 'config.json'}: no max_position_embeddings")
+        raise StropError(f"{where}: no max_position_embeddings")
     return length
 
 
