@@ -38,14 +38,8 @@ def test_a_model_in_training_stays_so(tiny_model: Path) -> None:
 
 
 def test_a_model_that_calls_its_context_otherwise() -> None:
-    config = transformers.GPT2Config(
-        vocab_size=300,
-        n_positions=48,
-        n_embd=16,
-        n_layer=1,
-        n_head=2,
-        eos_token_id=1,
-    )
+    sizes = {"n_positions": 48, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = transformers.GPT2Config(vocab_size=300, eos_token_id=1, **sizes)
     network = transformers.GPT2LMHeadModel(config)
     network.generation_config.eos_token_id = torch.tensor([7, 8])
     words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))

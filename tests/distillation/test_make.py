@@ -240,9 +240,9 @@ def test_nothing_but_a_head_is_replaced(packed: Path, tmp_path: Path, monkeypatc
     (mine / "thesis.txt").write_text("years of work")
     monkeypatch.chdir(tmp_path)
     for place, message in (
-        (model, "would replace the model"),
-        (tmp_path, "would replace the model or the current directory"),
-        (Path(), "would replace the model or the current directory"),
+        (model, "would replace the source"),
+        (tmp_path, "would replace the source"),
+        (Path(), "would replace the source"),
         (tmp_path / "file", "is a file: name a directory"),
         (mine, "holds thesis.txt, which is not of a draft head"),
     ):

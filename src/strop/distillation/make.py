@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from strop.models.checkpoint import SINGLE, open_checkpoint
 from strop.models.draft_head import MATRICES, Weights, is_draft_head, write_draft_head
 from strop.models.native_backend import HEAD, NativeModel
 from strop.models.packed import packed_tensors, read_packed
+from strop.models.packing import replaceable
 from strop.stats import Interval, wilson
 
 PARTIAL = ".partial"  # what a killed process left behind, see strop.data.files
@@ -176,13 +176,7 @@ def make_draft(
 
 def check_place(place: Path, model: Path) -> None:
     """Raise StropError unless a head can be put there and nothing but a head is replaced."""
-    real = Path(os.path.realpath(place))
-    if any(kept.is_relative_to(real) for kept in (model.resolve(), Path.cwd())):
-        raise StropError(
-            f"{place}: would replace the model or the current directory: name another directory"
-        )
-    if real.exists() and not real.is_dir():
-        raise StropError(f"{place}: is a file: name a directory")
+    real = replaceable(place, model)
     names = sorted(path.name for path in real.iterdir()) if real.exists() else []
     foreign = [name for name in names if name not in ("config.json", SINGLE)]
     with suppress(StropError):  # a damaged configuration

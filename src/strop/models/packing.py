@@ -200,21 +200,25 @@ def check_output(output: Path, source: Path) -> None:
 
     Nothing that somebody else put somewhere is destroyed, and never the source.
     """
-    place = Path(os.path.realpath(output))  # resolve() fails on a link to itself
-    if source.resolve().is_relative_to(place):
-        raise StropError(f"{output}: would replace the source: name another directory")
-    if Path.cwd().is_relative_to(place):
-        raise StropError(f"{output}: would replace the current directory: name another one")
-    if not place.exists():
-        return
-    if not place.is_dir():
-        raise StropError(f"{output}: is a file: name a directory")
-    foreign = first_foreign(place)
+    place = replaceable(output, source)
+    foreign = first_foreign(place) if place.exists() else None
     if foreign is not None:
         raise StropError(
             f"{output}: holds {foreign}, which is not of a model that strop wrote: name another "
             "directory, or remove it"
         )
+
+
+def replaceable(output: Path, source: Path) -> Path:
+    """Return where `output` leads; StropError for a file, and what holds the source or the user."""
+    place = Path(os.path.realpath(output))  # resolve() fails on a link to itself
+    if source.resolve().is_relative_to(place):
+        raise StropError(f"{output}: would replace the source: name another directory")
+    if Path.cwd().is_relative_to(place):
+        raise StropError(f"{output}: would replace the current directory: name another one")
+    if place.exists() and not place.is_dir():
+        raise StropError(f"{output}: is a file: name a directory")
+    return place
 
 
 def first_foreign(directory: Path) -> str | None:
