@@ -26,7 +26,8 @@ sanitize: $(SANITIZE)/.installed  ## tests of the C++ parts, stopped at any acce
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(SANITIZE)/bin/python -m pytest \
 	  --capture sys -p no:cacheprovider -k "not beyond_any_memory and not given_back and not cannot_be_started" \
 	  tests/blockfp tests/models/test_matrix.py tests/models/test_native_backend.py \
-	  tests/models/test_native_engine.py tests/models/test_draft_head.py
+	  tests/models/test_native_engine.py tests/models/test_draft_head.py \
+	  tests/decoding/test_lookup.py tests/decoding/test_sampling.py
 
 lint: $(VENV)/.installed-dev  ## style, types and the import floors
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
 """Assisted generation beside plain generation on the same engine, and beside two other libraries.
 
-Every prompt is answered by each drafter in turns, in one process, from the same cache; the texts
-must be the same, token by token. Small models loop, which flatters drafts: a text is cut where its
-last 16 tokens stand in it a second time, and what follows is not measured. Needs .venv-peers and
-$STROP_DATA; rounds are kept in runs/assisted. Writes benchmarks/results/assisted*.json.
+Every prompt is answered with each drafter and with none side by side, a token of each at a time, in
+one process; the texts must be the same, token by token. Small models loop, which flatters drafts:
+a text is cut where its last 16 tokens stand in it a second time, and what follows is not measured.
+Needs .venv-peers and $STROP_DATA; rounds are kept in runs/assisted. Writes
+benchmarks/results/assisted*.json.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,11 @@ from strop.data import sha256_file, sha256_json, write_json
 from strop.decoding import (
     GREEDY,
     CachedSession,
+    Completion,
+    Delta,
     Planner,
     Sampling,
+    collect,
     complete,
     generate,
     prompt_tokens,
@@ -101,38 +105,66 @@ def made_head(model: Path, directory: Path) -> Path:
 def measure_some(
     model: Model, head: Path | None, category: str, prompts: Sequence[str], number: int
 ) -> Row:
-    """Answer some prompts in each way; a row for each prompt and sampling."""
+    """Answer some prompts in each way, in turns; a row for each prompt and sampling."""
     ways = arms(model, head)
+    planners = {
+        kind: {arm: planner_for(model, name) for arm, name in ways.items()} for kind in SAMPLINGS
+    }
+    clocks = {
+        kind: {arm: Clock(one) for arm, one in some.items() if one}
+        for kind, some in planners.items()
+    }
     found = []
-    for kind, sampling in SAMPLINGS.items():
-        planners = {arm: planner_for(model, name) for arm, name in ways.items()}
-        clocks = {arm: Clock(planner) for arm, planner in planners.items() if planner}
-        for index, prompt in enumerate(prompts):
-            tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
-            cache = CachedSession(model.session())
-            plain = complete(model, tokens, sampling, cache)
+    for index, prompt in enumerate(prompts):
+        tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
+        caches = {arm: CachedSession(model.session()) for arm in ways}
+        for kind, sampling in SAMPLINGS.items():
+            plain = complete(model, tokens, sampling, caches["plain"])
             length = looped(plain.tokens)
             row: Row = {"sampling": kind, "category": category, "prompt": index}
             row |= {"tokens": length, "differ": 0, "arms": {}}
             found.append(row)
+            settings = replace(sampling, max_tokens=length)
             names = list(ways)
             start = (number + index) % len(names)
-            for arm in names[start:] + names[:start]:
-                settings = replace(sampling, max_tokens=length)
-                before = clocks[arm].seconds if arm in clocks else 0.0
-                done = complete(model, tokens, settings, cache, planners[arm])
-                cost = done.statistics
-                row["differ"] += done.tokens != plain.tokens[:length]
+            before = {arm: clock.seconds for arm, clock in clocks[kind].items()}
+            done = in_turns(
+                {
+                    arm: generate(model, tokens, settings, caches[arm], planners[kind][arm])
+                    for arm in names[start:] + names[:start]
+                }
+            )
+            for arm, completion in done.items():
+                cost = completion.statistics
+                row["differ"] += completion.tokens != plain.tokens[:length]
                 if length < LEAST:
                     continue  # compared, but too short to be timed
                 row["arms"][arm] = {
                     "seconds": cost.decode_seconds,
-                    "planning": clocks[arm].seconds - before if arm in clocks else 0.0,
+                    "planning": clocks[kind][arm].seconds - before[arm] if arm in before else 0.0,
                     "passes": cost.passes,
                     "guessed": sum(cost.guessed.values()),
                     "accepted": sum(cost.accepted.values()),
                 }
     return {"rows": found}
+
+
+def in_turns(texts: dict[str, Iterator[Delta]]) -> dict[str, Completion]:
+    """Write texts side by side, a token of each at a time.
+
+    So whatever the machine does for a while, it does to all of them; with one text after another,
+    quotients of two that were written alike differed by 6%.
+    """
+    shown: dict[str, list[Delta]] = {name: [] for name in texts}
+    going = dict(texts)
+    while going:
+        for name, deltas in list(going.items()):
+            delta = next(deltas, None)
+            if delta is None:
+                del going[name]
+            else:
+                shown[name].append(delta)
+    return {name: collect(deltas) for name, deltas in shown.items()}
 
 
 class Clock:

@@ -1,12 +1,12 @@
-// The Python face of quantizing, which checks shapes and splits the rows, and of noise.
+// The Python face of quantizing, which checks shapes and splits the rows, of sampling and of lookup.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -14,7 +14,9 @@
 
 #include "dispatch.hpp"
 #include "engine_bindings.hpp"
+#include "likely.hpp"
 #include "noise.hpp"
+#include "suffix_automaton.hpp"
 #include "threads.hpp"
 
 using namespace strop;
@@ -124,9 +126,16 @@ void dequantize(const Layout& layout, Matrix<uint8_t> codes, Matrix<uint8_t> sca
 
 using Indices = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+template <typename T>
+auto array(std::vector<T> values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
+}
+
 auto random_words(uint64_t seed, uint64_t position, uint32_t use, Indices tokens) {
   const size_t count = tokens.size();
-  auto drawn = std::make_unique<uint32_t[]>(count);
+  std::vector<uint32_t> drawn(count);
   Words words{};
   int64_t block = -1;  // that the words are of: tokens side by side share one
   for (size_t i = 0; i < count; i++) {
@@ -138,9 +147,14 @@ auto random_words(uint64_t seed, uint64_t position, uint32_t use, Indices tokens
     }
     drawn[i] = words[size_t(token % 4)];
   }
-  uint32_t* data = drawn.release();
-  const nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<uint32_t*>(p); });
-  return nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>(data, {count}, owner);
+  return array(std::move(drawn));
+}
+
+auto likely_tokens(nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
+                   Indices history, float penalty, double width, int64_t most) {
+  Likely found = likely(logits.data(), int64_t(logits.size()), history.data(), int64_t(history.size()),
+                        penalty, width, most);
+  return std::pair(array(std::move(found.tokens)), array(std::move(found.logits)));
 }
 
 }  // namespace
@@ -155,6 +169,19 @@ NB_MODULE(_native, m) {
   m.def("dequantize", &dequantize);
   m.def("largest_finite", &largest_finite);
   m.def("random_words", &random_words);
+  m.def("likely_tokens", &likely_tokens);
+  nb::class_<SuffixAutomaton>(m, "SuffixAutomaton")
+      .def(nb::init<>())
+      .def("extend",
+           [](SuffixAutomaton& known, const std::vector<int32_t>& tokens) {
+             for (const int32_t token : tokens) known.append(token);
+           })
+      .def_prop_ro("match",
+                   [](const SuffixAutomaton& known) {
+                     const auto [length, end] = known.match();
+                     return std::pair(length, end);
+                   })
+      .def_prop_ro("nbytes", &SuffixAutomaton::nbytes);
   m.def("instruction_set", [] { return std::string(instruction_set().name); });
   m.def("instruction_sets", [] {
     std::vector<std::string> names;

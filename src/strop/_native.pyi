@@ -1,6 +1,8 @@
 """The native extension: kernels that give the same bits as `strop.blockfp.reference`."""
 
-from numpy import float32, int32, int64, uint8, uint32
+from collections.abc import Sequence
+
+from numpy import float32, float64, int32, int64, uint8, uint32
 from numpy.typing import NDArray
 
 class Layout:
@@ -54,6 +56,30 @@ def random_words(seed: int, position: int, use: int, tokens: NDArray[int64], /) 
 
     ValueError for a number that is no token.
     """
+
+def likely_tokens(
+    logits: NDArray[float32], history: NDArray[int64], penalty: float, width: float, most: int, /
+) -> tuple[NDArray[int64], NDArray[float64]]:
+    """Return the tokens with logits at most `width` below the best one, and these logits.
+
+    If `most` is not 0, only so many of the best and their equals, perhaps more. Tokens of `history`
+    are penalized before that. Empty where a logit is NaN or +inf, or all are -inf.
+    """
+
+class SuffixAutomaton:
+    """Finds the longest end of a growing text that occurred in it before."""
+
+    def __init__(self) -> None: ...
+    def extend(self, tokens: Sequence[int], /) -> None:
+        """Add tokens, of 32 bits; TypeError for what is none."""
+
+    @property
+    def match(self) -> tuple[int, int]:
+        """The length of that end, and how many tokens there were when it last came before."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
 
 def instruction_set() -> str:
     """Return the instruction set in use: the best one, or the one that STROP_ISA names."""

@@ -5,9 +5,10 @@ from itertools import islice
 
 import pytest
 
+from strop._native import SuffixAutomaton
 from strop.decoding import GREEDY, lookup
 from strop.decoding.drafters import Guess
-from strop.decoding.lookup import Lookup, SuffixAutomaton
+from strop.decoding.lookup import Lookup
 
 
 def longest_end_before(tokens):
@@ -26,18 +27,40 @@ def test_the_longest_end_that_came_before_and_where_it_came_last(alphabet):
         known, tokens = SuffixAutomaton(), []
         for _ in range(chance.randrange(1, 50)):
             tokens.append(chance.randrange(alphabet))
-            known.append(tokens[-1])
+            known.extend([tokens[-1]])
             length, end = longest_end_before(tokens)
             assert known.match[0] == length
             assert length == 0 or known.match[1] == end, tokens
 
 
-def test_states_are_at_most_two_a_token():
+def test_tokens_may_come_one_by_one_or_together():
     chance = random.Random(0)
-    known = SuffixAutomaton()
-    for _ in range(2000):
-        known.append(chance.randrange(4))
-    assert len(known.next) <= 2 * 2000
+    tokens = [chance.randrange(4) for _ in range(3000)]
+    whole, pieces = SuffixAutomaton(), SuffixAutomaton()
+    whole.extend(tokens)
+    for start in range(0, len(tokens), 7):
+        pieces.extend(tokens[start : start + 7])
+    assert whole.match == pieces.match
+
+
+@pytest.mark.parametrize("alphabet", [1, 4, 2000])
+def test_memory_grows_with_the_text_and_no_faster(alphabet):
+    chance = random.Random(0)
+    known, sizes = SuffixAutomaton(), []
+    for _ in range(4):
+        known.extend([chance.randrange(alphabet) for _ in range(8192)])
+        sizes.append(known.nbytes)
+    assert sizes[-1] < 4 * 8192 * 160
+    assert sizes[-1] <= 4 * sizes[0] * 1.1
+
+
+def test_what_is_no_token_is_refused_and_nothing_added():
+    drafter = Lookup()
+    drafter.start([1, 2, 3, 1, 2], GREEDY, None)
+    for wrong in (2**31, 1.5, "3"):
+        with pytest.raises(TypeError):
+            drafter.extend([3, wrong])
+    assert guesses(drafter, 1) == [3]
 
 
 def guesses(drafter, count=6):
@@ -74,6 +97,6 @@ def test_memory_is_bounded(monkeypatch):
     drafter = Lookup()
     for index in range(50):
         drafter.start([index] * 30, GREEDY, None)
-        assert len(drafter.known.tokens) <= 101
+        assert len(drafter.tokens) <= 101
     drafter.start(list(range(1000)), GREEDY, None)
-    assert drafter.known.tokens[1:] == list(range(900, 1000))
+    assert drafter.tokens[1:] == list(range(900, 1000))

@@ -19,7 +19,7 @@ def frequencies(logits, draft_logits, tries=TRIES):
         sampling = Sampling(
             temperature=1, min_p=0, repetition_penalty=1, rule="rejection", seed=seed
         )
-        law = law_of(draft_logits, [], sampling)
+        law = law_of(draft_logits, [], sampling, 0)
         guess = Guess(draw_guess(law, seed, 7), 0, law)
         counts[accept_or_replace(logits, [], sampling, 7, guess)] += 1
     return counts
@@ -95,7 +95,7 @@ class Drawn:
         text = list(self.tokens)
         while True:
             logits = 0.7 * self.model.logits(text)
-            law = law_of(logits, text, self.sampling)
+            law = law_of(logits, text, self.sampling, len(text))
             guess = Guess(draw_guess(law, self.sampling.seed, len(text)), 0, law)
             yield guess
             text.append(guess.token)

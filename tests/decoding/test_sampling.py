@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strop.decoding.sampling import GREEDY, Sampling, log_probability, sample, survivors
+from strop import _native
+from strop.decoding.sampling import GREEDY, Sampling, candidates, log_probability, sample
 from strop.errors import StropError, StropFailure
 
 PLAIN = Sampling(temperature=1, min_p=0, repetition_penalty=1)  # nothing but the softmax
@@ -18,10 +19,7 @@ def softmax(scores):
 
 def distribution(logits, history, sampling):
     """The distribution that `sample` draws from, over the whole vocabulary."""
-    from strop.decoding.sampling import penalize
-
-    penalized = penalize(logits, history, sampling.repetition_penalty)
-    tokens, scores = survivors(penalized, sampling)
+    tokens, scores = candidates(logits, history, sampling, 0)
     result = np.zeros(len(logits))
     result[tokens] = softmax(scores)
     return result
@@ -87,7 +85,7 @@ def test_filters_equal_those_of_transformers(settings):
 def test_equals_at_the_edge_of_top_k_all_stay_as_in_transformers():
     logits = np.array([1, 3, 2, 2, 2, 0], dtype=np.float32)
     sampling = dataclasses.replace(PLAIN, top_k=2)
-    assert survivors(logits, sampling)[0].tolist() == [1, 2, 3, 4]
+    assert candidates(logits, [], sampling, 0)[0].tolist() == [1, 2, 3, 4]
     np.testing.assert_allclose(
         distribution(logits, [], sampling), reference(logits, [], sampling), rtol=1e-6
     )
@@ -111,7 +109,7 @@ def plain_nucleus(logits, top_p):
 )
 def test_top_p_equals_a_full_sort(logits, top_p):
     logits = np.array(logits, dtype=np.float32)
-    tokens = survivors(logits, dataclasses.replace(PLAIN, top_p=top_p))[0]
+    tokens = candidates(logits, [], dataclasses.replace(PLAIN, top_p=top_p), 0)[0]
     expected = plain_nucleus(logits, top_p)
     if len(tokens) != len(expected):  # a sum within rounding of top_p may fall to either side
         held = softmax(logits.astype(np.float64))[expected].sum()
@@ -119,6 +117,43 @@ def test_top_p_equals_a_full_sort(logits, top_p):
         assert min(abs(held - top_p), abs(less - top_p)) < 1e-12
     else:
         assert tokens.tolist() == expected
+
+
+def plainly_likely(logits, history, penalty, width, most):
+    """Penalize a copy, then compare every logit with the best, and with the last to be kept."""
+    penalized = logits.copy()
+    for token in history:
+        if 0 <= token < len(logits):
+            one = logits[token]
+            penalized[token] = one * penalty if one < 0 else one / penalty
+    best = penalized.max()
+    if not np.isfinite(best):
+        return [], []
+    last = sorted(penalized)[-most] if 0 < most < len(logits) else -np.inf
+    floor = max(float(best) - width, last)
+    tokens = [t for t, one in enumerate(penalized) if float(one) >= floor]
+    return tokens, penalized[tokens].tolist()
+
+
+@given(
+    logits=st.lists(st.floats(-20, 20, width=32) | st.just(-np.inf), min_size=1, max_size=40),
+    copies=st.integers(1, 60),
+    history=st.lists(st.integers(-2, 50), max_size=9),
+    penalty=st.sampled_from([1.0, 1.25, 0.5]),
+    width=st.sampled_from([0.0, 1.5, np.inf]),
+    most=st.sampled_from([0, 1, 2, 5]),
+    wrong=st.sampled_from([None, None, np.nan, np.inf]),
+)
+def test_likely_tokens_equal_a_plain_search(logits, copies, history, penalty, width, most, wrong):
+    logits = np.array(logits * copies, np.float32)
+    if wrong is not None:
+        logits[len(logits) * 2 // 3] = wrong
+    with np.errstate(invalid="ignore"):
+        expected = plainly_likely(logits, history, np.float32(penalty), width, most)
+    found = _native.likely_tokens(logits, np.array(history, np.int64), penalty, width, most)
+    last = min(expected[1], default=0) if most else -np.inf  # there may be more than asked for
+    tokens, kept = (part[found[1] >= last].tolist() for part in found)
+    assert (tokens, kept) == expected
 
 
 def chi_square(sampling, expected, draws=8000, seed=5):

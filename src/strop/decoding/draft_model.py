@@ -11,7 +11,7 @@ from strop.decoding.cache import CachedSession, common_prefix
 from strop.decoding.costs import known_costs
 from strop.decoding.drafters import Drafter, Guess
 from strop.decoding.rejection import draw_guess, softmax
-from strop.decoding.sampling import Sampling, candidates, check_finite, draw
+from strop.decoding.sampling import Sampling, candidates, draw
 from strop.errors import StropError
 from strop.models.interface import Logits, Model, Session
 from strop.models.native_backend import NativeModel
@@ -35,8 +35,7 @@ def guess_from(
     tokens of the logits, ascending, if those are not of all tokens; `history` and the bias of
     `sampling` are in places among them.
     """
-    check_finite(logits, position)
-    places, scores = candidates(logits, history, sampling)
+    places, scores = candidates(logits, history, sampling, position)
     tokens = places if named is None else named[places]
     if sampling.rule == "rejection":
         law = softmax(tokens, scores)

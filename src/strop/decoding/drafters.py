@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -66,22 +65,18 @@ class Drafter(Protocol):
         """Guess the next token, the one after it and so on, each when it is asked for."""
 
 
-def checked(drafter: Drafter, rejecting: bool) -> Generator[Guess, None, None]:
-    """Yield what a drafter guesses; TypeError or ValueError for what is none.
+def check(guess: object, drafter: Drafter, rejecting: bool) -> None:
+    """Raise TypeError or ValueError for what is no guess of a drafter.
 
-    With `rejecting` a guess has to be one that the rejection rule can check.
+    With `rejecting` it has to be one that the rejection rule can check.
     """
-    kinds = len(drafter.priors)
-    with closing(drafter.propose()) as proposed:
-        for guess in proposed:
-            if not isinstance(guess, Guess):
-                raise TypeError(f"{guess!r:.80} is no guess")
-            operator.index(guess.token)
-            if not 0 <= operator.index(guess.kind) < kinds:
-                raise ValueError(f"a guess of kind {guess.kind}, of {kinds}")
-            if rejecting and guess.law:
-                check_law(guess.law)
-            yield guess
+    if not isinstance(guess, Guess):
+        raise TypeError(f"{guess!r:.80} is no guess")
+    operator.index(guess.token)
+    if not 0 <= operator.index(guess.kind) < len(drafter.priors):
+        raise ValueError(f"a guess of kind {guess.kind}, of {len(drafter.priors)}")
+    if rejecting and guess.law:
+        check_law(guess.law)
 
 
 def check_law(law: Law) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from strop.console import say
 from strop.decoding.costs import PassCosts, expected, shared
-from strop.decoding.drafters import Drafter, Guess, checked
+from strop.decoding.drafters import Drafter, Guess, check
 from strop.decoding.sampling import Sampling
 from strop.decoding.watchdog import Watched
 from strop.models.interface import Session
@@ -147,7 +147,7 @@ class Planner:
         reach = tokens = 1.0
         length, speed, now = 0, 0.0, least
         begin, asked = perf_counter(), False
-        with closing(checked(drafter, self.rejecting)) as proposed:
+        with closing(drafter.propose()) as proposed:
             while len(guesses) < limit and reach >= LEAST_REACH:
                 count = len(guesses) + 1
                 spent = seconds[count] + count * cost
@@ -162,6 +162,7 @@ class Planner:
                 guess = next(proposed, None)
                 if guess is None:
                     break
+                check(guess, drafter, self.rejecting)
                 guesses.append(guess)
                 reach *= average if self.rejecting else rates[guess.kind].mean
                 tokens += reach

@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 
 from strop.decoding.drafters import Guess, Law
 from strop.decoding.noise import ACCEPT, DRAFT, REPLACE, TOKEN_CHOICE, gumbel, uniform
-from strop.decoding.sampling import Sampling, candidates, check_finite
+from strop.decoding.sampling import Sampling, candidates
 
 
 def law_of(
     logits: NDArray[np.floating[Any]],
     history: Sequence[int] | NDArray[np.integer[Any]],
     sampling: Sampling,
+    position: int,
 ) -> Law:
     """Return the distribution from which the next token is drawn."""
-    return softmax(*candidates(logits, history, sampling))
+    return softmax(*candidates(logits, history, sampling, position))
 
 
 def softmax(tokens: NDArray[np.int64], scores: NDArray[np.float64]) -> Law:
@@ -55,8 +56,7 @@ def accept_or_replace(
     guess: Guess | None,
 ) -> int:
     """Choose a token: the guess if it is accepted, else another. A guess without law is certain."""
-    check_finite(logits, position)
-    law = law_of(logits, history, sampling)
+    law = law_of(logits, history, sampling, position)
     if guess is None:
         return draw(law, sampling.seed, position, TOKEN_CHOICE)
     drafted = guess.law or Law(np.array([guess.token]), np.ones(1))

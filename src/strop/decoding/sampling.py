@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strop import _native
 from strop.decoding.noise import gumbel
 from strop.errors import StropError, StropFailure
 
@@ -110,8 +111,7 @@ def sample(
     maximises `score[v] + gumbel(seed, position, v)`, which is a draw from the softmax of the
     scores (Gumbel-max). Raises StropFailure when no logit is finite or one is NaN or +inf.
     """
-    check_finite(logits, position)
-    tokens, scores = candidates(logits, history, sampling)
+    tokens, scores = candidates(logits, history, sampling, position)
     return draw(tokens, scores, seed, position)
 
 
@@ -122,32 +122,52 @@ def draw(tokens: NDArray[np.int64], scores: NDArray[np.float64], seed: int, posi
     return int(tokens[np.argmax(scores + gumbel(seed, position, tokens))])
 
 
-def check_finite(logits: NDArray[np.floating[Any]], position: int) -> None:
-    """Raise StropFailure when no logit is finite or one is NaN or +inf."""
-    if not np.isfinite(logits.max()):  # the maximum of an array with a NaN is NaN
-        raise StropFailure(f"the model's logits at position {position} are not finite")
-
-
 def candidates(
     logits: NDArray[np.floating[Any]],
     history: Sequence[int] | NDArray[np.integer[Any]],
     sampling: Sampling,
+    position: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the token ids that may be chosen, ascending, and their scores, see `survivors`."""
+    """Return the token ids that may be chosen, ascending, and their scores.
+
+    The softmax of the scores is the distribution to draw from; the best score is 0. The repetition
+    penalty is that of Keskar et al. 2019, CTRL, section 4.1, in the form of the transformers
+    library. Raises StropFailure when no logit is finite or one is NaN or +inf.
+    """
     if sampling.logit_bias:
         logits = biased(logits, sampling.logit_bias)
-    if sampling.repetition_penalty != 1:
-        logits = penalize(logits, history, sampling.repetition_penalty)
+    penalty = sampling.repetition_penalty
+    tokens, kept = _native.likely_tokens(
+        np.ascontiguousarray(logits, np.float32),
+        np.asarray(history if penalty != 1 else (), np.int64),
+        penalty,
+        width(sampling),
+        sampling.top_k,
+    )
+    if not len(tokens):
+        raise StropFailure(f"the model's logits at position {position} are not finite")
     if sampling.temperature == 0:
-        return np.array([np.argmax(logits)]), np.zeros(1)
-    return survivors(logits, sampling)
+        return tokens[:1], np.zeros(1)
+    return survivors(tokens, kept, sampling)
+
+
+def width(sampling: Sampling) -> float:
+    """Return how far below the best a logit may be, with a margin, so that its token is chosen.
+
+    Temperature keeps their order, and what min-p removes matters to top-p only.
+    """
+    if sampling.temperature == 0:
+        return 0.0
+    if sampling.top_p == 1 and sampling.min_p > 0:
+        return 0.01 - sampling.temperature * math.log(sampling.min_p)
+    return math.inf
 
 
 def biased(
     logits: NDArray[np.floating[Any]], bias: Sequence[tuple[int, float]]
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Add to the logits of some tokens. Raises StropError for a token that there is none of."""
-    result = logits.astype(np.float64)
+    result = logits.astype(np.float32)
     for token, value in bias:
         if token >= len(result):
             raise StropError(f"logit_bias: no token {token}: the model has {len(result)}")
@@ -162,42 +182,17 @@ def log_probability(logits: NDArray[np.floating[Any]], token: int) -> float:
     return float(scores[token] - np.log(np.exp(scores).sum()))
 
 
-def penalize(
-    logits: NDArray[np.floating[Any]],
-    history: Sequence[int] | NDArray[np.integer[Any]],
-    penalty: float,
-) -> NDArray[np.floating[Any]]:
-    """Divide the positive logits of tokens in `history` by `penalty`, multiply the negative.
-
-    Source: Keskar et al. 2019, CTRL, section 4.1, in the form of the transformers library.
-    """
-    result = logits.copy()
-    seen = np.asarray(history, dtype=np.int64)
-    seen = seen[seen < len(result)]  # an embedding may have more rows than there are logits
-    values = result[seen]
-    result[seen] = np.where(values < 0, values * penalty, values / penalty)
-    return result
-
-
 def survivors(
-    logits: NDArray[np.floating[Any]], sampling: Sampling
+    tokens: NDArray[np.int64], logits: NDArray[np.float64], sampling: Sampling
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the token ids that may be chosen, ascending, and their scores.
-
-    The softmax of the scores is the distribution to draw from; the best score is 0.
-    """
-    best = float(logits.max())
-    # First a floor under the logits, so that the rest is work on few tokens. Temperature keeps
-    # their order, and what min-p removes matters to top-p only.
-    floor = -math.inf
-    if sampling.top_p == 1 and sampling.min_p > 0:
-        floor = best + sampling.temperature * math.log(sampling.min_p) - 0.01
+    """Return the tokens that no filter removes, and their scores."""
+    best = logits.max()
     if 0 < sampling.top_k < len(logits):
         # Equals of the last one stay, as in transformers.
-        floor = max(floor, float(np.partition(logits, -sampling.top_k)[-sampling.top_k]))
-    tokens = np.flatnonzero(logits >= floor)
+        likely = logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k]
+        tokens, logits = tokens[likely], logits[likely]
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf
-        scores = (logits[tokens].astype(np.float64) - best) / sampling.temperature
+        scores = (logits - best) / sampling.temperature
     if sampling.top_p < 1:
         kept = nucleus(scores, sampling.top_p)
         tokens, scores = tokens[kept], scores[kept]

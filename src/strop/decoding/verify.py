@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from strop.decoding.costs import MOST_ROWS, PassCosts
-from strop.decoding.drafters import Drafter, Guess, checked
+from strop.decoding.drafters import Drafter, Guess, check
 from strop.decoding.generate import complete
 from strop.decoding.planner import NOTHING, Draft, Planner
 from strop.decoding.sampling import Sampling
@@ -57,8 +57,11 @@ class Reckless(Planner):
 
     def some(self, drafter: Drafter, count: int) -> list[Guess]:
         """Return so many guesses, or fewer if there are."""
-        with closing(checked(drafter, self.rejecting)) as proposed:
-            return list(islice(proposed, count))
+        with closing(drafter.propose()) as proposed:
+            guesses = list(islice(proposed, count))
+        for guess in guesses:
+            check(guess, drafter, self.rejecting)
+        return guesses
 
 
 @dataclass(frozen=True)
