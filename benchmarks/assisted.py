@@ -1,9 +1,9 @@
 """Assisted generation beside plain generation on the same engine, and beside two other libraries.
 
-Every prompt is answered with each drafter and with none side by side, a token of each at a time, in
-one process; the texts must be the same, token by token. Small models loop, which flatters drafts:
-a text is cut where its last 16 tokens stand in it a second time, and what follows is not measured.
-Needs .venv-peers and $STROP_DATA; rounds are kept in runs/assisted. Writes
+Every prompt is answered with each drafter and with none side by side, some tokens of each at a
+time, in one process; the texts must be the same, token by token. Small models loop, which flatters
+drafts: a text is cut where its last 16 tokens stand in it a second time, and what follows is not
+measured. Needs .venv-peers and $STROP_DATA; rounds are kept in runs/assisted. Writes
 benchmarks/results/assisted*.json.
 """
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ MOST_TOKENS = 128
 ROOM = 1920  #: tokens of a prompt, which all of these engines have room for
 LOOP = 16  #: tokens that stand in a text twice: from there on it repeats itself
 LEAST = 16  #: tokens of a text that is measured
+TURN = 16  #: tokens of a text, before it is another one's turn
 SAMPLINGS = {
     "greedy": replace(GREEDY, max_tokens=MOST_TOKENS),
     "T=0.8, min-p 0.1": Sampling(temperature=0.8, max_tokens=MOST_TOKENS, seed=1),
@@ -114,6 +117,7 @@ def measure_some(
         kind: {arm: Clock(one) for arm, one in some.items() if one}
         for kind, some in planners.items()
     }
+    chance = random.Random(number)
     found = []
     for index, prompt in enumerate(prompts):
         tokens = prompt_tokens(model.tokenizer, prompt)[:ROOM]
@@ -125,14 +129,13 @@ def measure_some(
             row |= {"tokens": length, "differ": 0, "arms": {}}
             found.append(row)
             settings = replace(sampling, max_tokens=length)
-            names = list(ways)
-            start = (number + index) % len(names)
             before = {arm: clock.seconds for arm, clock in clocks[kind].items()}
             done = in_turns(
                 {
                     arm: generate(model, tokens, settings, caches[arm], planners[kind][arm])
-                    for arm in names[start:] + names[:start]
-                }
+                    for arm in ways
+                },
+                chance,
             )
             for arm, completion in done.items():
                 cost = completion.statistics
@@ -149,21 +152,22 @@ def measure_some(
     return {"rows": found}
 
 
-def in_turns(texts: dict[str, Iterator[Delta]]) -> dict[str, Completion]:
-    """Write texts side by side, a token of each at a time.
+def in_turns(texts: dict[str, Iterator[Delta]], chance: random.Random) -> dict[str, Completion]:
+    """Write texts side by side, `TURN` tokens of each at a time, in changing order.
 
     So whatever the machine does for a while, it does to all of them; with one text after another,
-    quotients of two that were written alike differed by 6%.
+    quotients of two that were written alike differed by 6%. Turns are long enough that few passes
+    find the processor's caches as another text left them.
     """
     shown: dict[str, list[Delta]] = {name: [] for name in texts}
-    going = dict(texts)
+    going = list(texts)
     while going:
-        for name, deltas in list(going.items()):
-            delta = next(deltas, None)
-            if delta is None:
-                del going[name]
-            else:
-                shown[name].append(delta)
+        chance.shuffle(going)
+        for name in list(going):
+            some = list(islice(texts[name], TURN))
+            shown[name] += some
+            if len(some) < TURN:
+                going.remove(name)
     return {name: collect(deltas) for name, deltas in shown.items()}
 
 

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "candidates.hpp"
 #include "dispatch.hpp"
 #include "engine_bindings.hpp"
-#include "likely.hpp"
 #include "noise.hpp"
 #include "suffix_automaton.hpp"
 #include "threads.hpp"
@@ -150,11 +150,12 @@ auto random_words(uint64_t seed, uint64_t position, uint32_t use, Indices tokens
   return array(std::move(drawn));
 }
 
-auto likely_tokens(nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
-                   Indices history, float penalty, double width, int64_t most) {
-  Likely found = likely(logits.data(), int64_t(logits.size()), history.data(), int64_t(history.size()),
-                        penalty, width, most);
-  return std::pair(array(std::move(found.tokens)), array(std::move(found.logits)));
+template <typename T>
+auto candidates_of(nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits,
+                   Indices history, double penalty, double temperature, int64_t top_k, double floor) {
+  Candidates found = candidates(logits.data(), int64_t(logits.size()), history.data(),
+                                int64_t(history.size()), {penalty, temperature, top_k, floor});
+  return std::pair(array(std::move(found.tokens)), array(std::move(found.scores)));
 }
 
 }  // namespace
@@ -169,7 +170,8 @@ NB_MODULE(_native, m) {
   m.def("dequantize", &dequantize);
   m.def("largest_finite", &largest_finite);
   m.def("random_words", &random_words);
-  m.def("likely_tokens", &likely_tokens);
+  m.def("candidates", &candidates_of<float>);
+  m.def("candidates", &candidates_of<double>);
   nb::class_<SuffixAutomaton>(m, "SuffixAutomaton")
       .def(nb::init<>())
       .def("extend",

@@ -8,7 +8,7 @@
 namespace strop {
 
 // One state stands for all substrings with the same ends; its link leads to the longest suffix of them
-// that has other ends too. Appending takes constant time on average, and makes at most two states.
+// that has other ends too. Appending takes a few steps on average, and makes at most two states.
 // Source: Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text"; here each
 // state also knows where it last ended.
 class SuffixAutomaton {
@@ -20,7 +20,7 @@ class SuffixAutomaton {
 
   void append(int32_t token);
   Match match() const { return match_; }
-  size_t nbytes() const;
+  size_t nbytes() const;  // without what the allocator adds
 
  private:
   struct Edge {

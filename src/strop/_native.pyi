@@ -1,4 +1,7 @@
-"""The native extension: kernels that give the same bits as `strop.blockfp.reference`."""
+"""The native extension: quantizing, the engine, and what sampling and lookup do for each token.
+
+Quantizing gives the same bits as `strop.blockfp.reference`.
+"""
 
 from collections.abc import Sequence
 
@@ -57,13 +60,20 @@ def random_words(seed: int, position: int, use: int, tokens: NDArray[int64], /) 
     ValueError for a number that is no token.
     """
 
-def likely_tokens(
-    logits: NDArray[float32], history: NDArray[int64], penalty: float, width: float, most: int, /
+def candidates(
+    logits: NDArray[float32] | NDArray[float64],
+    history: NDArray[int64],
+    penalty: float,
+    temperature: float,
+    top_k: int,
+    floor: float,
+    /,
 ) -> tuple[NDArray[int64], NDArray[float64]]:
-    """Return the tokens with logits at most `width` below the best one, and these logits.
+    """Return the tokens, ascending, whose scores are at least `floor`, and these scores.
 
-    If `most` is not 0, only so many of the best and their equals, perhaps more. Tokens of `history`
-    are penalized before that. Empty where a logit is NaN or +inf, or all are -inf.
+    A score is how far a logit lies above the best one, so 0 or less, divided by the temperature; at
+    temperature 0 the first of the best is all there is. Tokens of `history` are penalized before
+    that. Empty where a logit is NaN or +inf, or none is finite.
     """
 
 class SuffixAutomaton:

@@ -119,8 +119,8 @@ def test_top_p_equals_a_full_sort(logits, top_p):
         assert tokens.tolist() == expected
 
 
-def plainly_likely(logits, history, penalty, width, most):
-    """Penalize a copy, then compare every logit with the best, and with the last to be kept."""
+def plain_candidates(logits, history, penalty, temperature, top_k, floor):
+    """Penalize a copy, score everything, filter the scores."""
     penalized = logits.copy()
     for token in history:
         if 0 <= token < len(logits):
@@ -129,31 +129,52 @@ def plainly_likely(logits, history, penalty, width, most):
     best = penalized.max()
     if not np.isfinite(best):
         return [], []
-    last = sorted(penalized)[-most] if 0 < most < len(logits) else -np.inf
-    floor = max(float(best) - width, last)
-    tokens = [t for t, one in enumerate(penalized) if float(one) >= floor]
-    return tokens, penalized[tokens].tolist()
+    if temperature == 0:
+        return [int(np.argmax(penalized))], [0.0]
+    scores = (penalized.astype(np.float64) - float(best)) / temperature
+    last = sorted(scores)[-top_k] if 0 < top_k < len(scores) else -np.inf
+    tokens = [t for t, one in enumerate(scores) if one >= max(floor, last)]
+    return tokens, scores[tokens].tolist()
 
 
 @given(
-    logits=st.lists(st.floats(-20, 20, width=32) | st.just(-np.inf), min_size=1, max_size=40),
-    copies=st.integers(1, 60),
-    history=st.lists(st.integers(-2, 50), max_size=9),
+    size=st.integers(1, 3000),
+    seed=st.integers(0, 2**32),
+    steps=st.sampled_from([1, 1000]),
+    kind=st.sampled_from([np.float32, np.float64]),
+    history=st.lists(st.integers(-2, 3000), max_size=9),
     penalty=st.sampled_from([1.0, 1.25, 0.5]),
-    width=st.sampled_from([0.0, 1.5, np.inf]),
-    most=st.sampled_from([0, 1, 2, 5]),
-    wrong=st.sampled_from([None, None, np.nan, np.inf]),
+    temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.5]),
+    top_k=st.sampled_from([0, 1, 2, 5, 100, 10**6]),
+    floor=st.sampled_from([0.0, -1.5, -np.inf]),
+    wrong=st.sampled_from([None, -np.inf, np.nan, np.inf]),
 )
-def test_likely_tokens_equal_a_plain_search(logits, copies, history, penalty, width, most, wrong):
-    logits = np.array(logits * copies, np.float32)
+def test_candidates_equal_a_plain_search(
+    size, seed, steps, kind, history, penalty, temperature, top_k, floor, wrong
+):
+    rng = np.random.default_rng(seed)
+    logits = (np.round(rng.normal(0, 3, size) * steps) / steps).astype(kind)  # with many equals
     if wrong is not None:
-        logits[len(logits) * 2 // 3] = wrong
-    with np.errstate(invalid="ignore"):
-        expected = plainly_likely(logits, history, np.float32(penalty), width, most)
-    found = _native.likely_tokens(logits, np.array(history, np.int64), penalty, width, most)
-    last = min(expected[1], default=0) if most else -np.inf  # there may be more than asked for
-    tokens, kept = (part[found[1] >= last].tolist() for part in found)
-    assert (tokens, kept) == expected
+        logits[rng.integers(size)] = wrong
+    with np.errstate(invalid="ignore", over="ignore"):
+        expected = plain_candidates(logits, history, kind(penalty), temperature, top_k, floor)
+    found = _native.candidates(
+        logits, np.array(history, np.int64), penalty, temperature, top_k, floor
+    )
+    assert tuple(part.tolist() for part in found) == expected
+
+
+def test_a_large_bias_leaves_the_differences_as_they_were():
+    logits = np.array([1.0, 2.03, 2.0, 9.0], np.float32)
+    lifted = Sampling(temperature=0, logit_bias={0: 1e6, 1: 1e6, 2: 1e6})
+    assert sample(logits, [], lifted, 0, 0) == 1
+
+
+@pytest.mark.parametrize("top_k", [4, 2**63, 10**30])
+def test_a_top_k_beyond_the_vocabulary_keeps_all(top_k):
+    logits = np.array([1.0, 2.0, 0.0, 3.0], np.float32)
+    sampling = dataclasses.replace(PLAIN, top_k=top_k)
+    assert candidates(logits, [], sampling, 0)[0].tolist() == [0, 1, 2, 3]
 
 
 def chi_square(sampling, expected, draws=8000, seed=5):

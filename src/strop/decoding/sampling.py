@@ -132,42 +132,35 @@ def candidates(
 
     The softmax of the scores is the distribution to draw from; the best score is 0. The repetition
     penalty is that of Keskar et al. 2019, CTRL, section 4.1, in the form of the transformers
-    library. Raises StropFailure when no logit is finite or one is NaN or +inf.
+    library; numbers in `history` that have no logit are passed over. Raises StropFailure when no
+    logit is finite or one is NaN or +inf, after bias and penalty.
     """
     if sampling.logit_bias:
         logits = biased(logits, sampling.logit_bias)
     penalty = sampling.repetition_penalty
-    tokens, kept = _native.likely_tokens(
-        np.ascontiguousarray(logits, np.float32),
+    floor = math.log(sampling.min_p) if sampling.min_p > 0 else -math.inf
+    tokens, scores = _native.candidates(
+        np.ascontiguousarray(logits, np.result_type(logits, np.float32)),
         np.asarray(history if penalty != 1 else (), np.int64),
         penalty,
-        width(sampling),
-        sampling.top_k,
+        sampling.temperature,
+        min(sampling.top_k, len(logits)),
+        floor if sampling.top_p == 1 else -math.inf,  # what min-p removes matters to top-p
     )
     if not len(tokens):
         raise StropFailure(f"the model's logits at position {position} are not finite")
-    if sampling.temperature == 0:
-        return tokens[:1], np.zeros(1)
-    return survivors(tokens, kept, sampling)
-
-
-def width(sampling: Sampling) -> float:
-    """Return how far below the best a logit may be, with a margin, so that its token is chosen.
-
-    Temperature keeps their order, and what min-p removes matters to top-p only.
-    """
-    if sampling.temperature == 0:
-        return 0.0
-    if sampling.top_p == 1 and sampling.min_p > 0:
-        return 0.01 - sampling.temperature * math.log(sampling.min_p)
-    return math.inf
+    if sampling.top_p < 1:
+        kept = nucleus(scores, sampling.top_p)
+        kept = kept[scores[kept] >= floor]
+        tokens, scores = tokens[kept], scores[kept]
+    return tokens, scores
 
 
 def biased(
     logits: NDArray[np.floating[Any]], bias: Sequence[tuple[int, float]]
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """Add to the logits of some tokens. Raises StropError for a token that there is none of."""
-    result = logits.astype(np.float32)
+    result = logits.astype(np.float64)
     for token, value in bias:
         if token >= len(result):
             raise StropError(f"logit_bias: no token {token}: the model has {len(result)}")
@@ -180,26 +173,6 @@ def log_probability(logits: NDArray[np.floating[Any]], token: int) -> float:
     scores = logits.astype(np.float64)
     scores -= scores.max()
     return float(scores[token] - np.log(np.exp(scores).sum()))
-
-
-def survivors(
-    tokens: NDArray[np.int64], logits: NDArray[np.float64], sampling: Sampling
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the tokens that no filter removes, and their scores."""
-    best = logits.max()
-    if 0 < sampling.top_k < len(logits):
-        # Equals of the last one stay, as in transformers.
-        likely = logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k]
-        tokens, logits = tokens[likely], logits[likely]
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the best to -inf
-        scores = (logits - best) / sampling.temperature
-    if sampling.top_p < 1:
-        kept = nucleus(scores, sampling.top_p)
-        tokens, scores = tokens[kept], scores[kept]
-    if sampling.min_p > 0:
-        likely = scores >= math.log(sampling.min_p)
-        tokens, scores = tokens[likely], scores[likely]
-    return tokens, scores
 
 
 def nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
