@@ -1,0 +1,1 @@
+"""The training loop, adapters, and log-probabilities of completions that share a prompt."""

@@ -1,0 +1,396 @@
+"""The training loop: any objective, one process or several, and back from a kill.
+
+A step takes `batch` items, computes them in lots that fit into memory, and divides by the weight of
+the whole batch: the result does not depend on how many lots or processes there are, but for the
+order of additions. Everything that a later step depends on is in one file, written so often that
+writing takes at most a twentieth of the time; a run that was killed goes on from it and ends with
+the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from strop.console import progress, say
+from strop.data import atomic_path, make_directory, write_json
+from strop.errors import StropError, StropFailure, failed_import, unknown_name
+from strop.training.sequences import Group, filled
+
+try:
+    from accelerate import Accelerator
+    from accelerate.utils import gather_object
+except ImportError as error:
+    raise failed_import(error, ["accelerate"], "tune") from error
+
+STATE, HISTORY, BAD_BATCH = "state.pt", "history.jsonl", "bad-batch.json"  #: in the work directory
+SAVING = 0.05  #: part of the time, at most
+
+Row = dict[str, float]  #: what is known of one item: losses, log-probabilities, lengths
+
+
+class Item(Protocol):
+    """What an objective learns from, one at a time."""
+
+    @property
+    def group(self) -> Group:
+        """Return the tokens."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What to make small."""
+
+    #: network, items, what `prepare` gave -> the sum of the items' losses, a row for each
+    loss: Callable[[Any, Sequence[Any], torch.Tensor | None], tuple[torch.Tensor, list[Row]]]
+    weight: Callable[[Any], float] = lambda item: 1.0  #: of an item in the mean over a batch
+    #: sums over items that the loss of each of a batch depends on; added up over lots and processes
+    prepare: Callable[[Any, Sequence[Any]], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train."""
+
+    learning_rate: float = 1e-5  #: at its peak
+    epochs: float = 1.0  #: how often each item is learned from
+    batch: int = 32  #: items between two updates of the weights
+    warmup: float = 0.1  #: part of the steps in which the learning rate rises from 0
+    schedule: str = "cosine"  #: how it falls after that: see SCHEDULES
+    weight_decay: float = 0.0  #: of AdamW
+    clip: float = 1.0  #: largest norm of the gradient; 0: any
+    room: int = 4096  #: tokens that are computed at a time, unless one item has more
+    evaluate_every: int = 0  #: steps between two evaluations; 0: ten in all
+    patience: int = 0  #: evaluations without a better loss after which to stop; 0: never
+    trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, where installed
+    seed: int = 0  #: for the order of the items
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for name in ("learning_rate", "epochs", "batch", "room"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise StropError(f"{name} must be more than 0, not {getattr(self, name)}")
+        for name in ("weight_decay", "clip", "evaluate_every", "patience", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise StropError(f"{name} must not be negative: {getattr(self, name)}")
+        if not 0 <= self.warmup <= 1:
+            raise StropError(f"warmup must be from 0 to 1, not {self.warmup}")
+
+
+#: Part of the run after the warm-up -> part of the peak learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda part: 0.5 * (1 + math.cos(math.pi * part)),
+    "linear": lambda part: 1 - part,
+    "constant": lambda part: 1.0,
+}
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0  #: steps that were taken
+    best: float = math.inf  #: lowest loss of an evaluation
+    best_step: int = 0  #: after which step it was
+    stale: int = 0  #: evaluations since then
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run; the network has the best weights where there was an evaluation."""
+
+    steps: int  #: that were taken
+    best_step: int  #: whose weights the network has
+    evaluations: list[dict[str, Any]]  #: step, and the mean of each figure over the held-out items
+    history: list[dict[str, Any]]  #: step, and the means over its batch
+
+
+def train(
+    network: Any,
+    items: Sequence[Item],
+    objective: Objective,
+    config: TrainingConfig,
+    work: Path,
+    held_out: Sequence[Item] = (),
+    label: str = "training",
+) -> Trained:
+    """Train what requires a gradient; go on where an earlier call in the directory `work` stopped.
+
+    Evaluates on `held_out` items, first before any step; with `config.patience` it stops early, and
+    the weights of the best evaluation are what remains. Raises StropFailure for a loss that is not
+    finite, after writing the items to `work`, and StropError where there is nothing to learn from.
+    """
+    if not items:
+        raise StropError("no items to train on")
+    accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(work))
+    make_directory(work)
+    network.to(accelerator.device)
+    network.train()  # lets layers be checkpointed; nothing here drops out
+    run = Run(network, objective, config, accelerator, work)
+    steps = step_count(len(items), config)
+    every = config.evaluate_every or max(1, math.ceil(steps / 10))
+    state = run.restored()
+    run.start_trackers(label)
+    with progress(label, steps, "steps") as advance:
+        advance(state.step)
+        if held_out and not state.step:
+            run.evaluate(held_out, state)
+        for batch in batches(len(items), config, state.step, steps):
+            if config.patience and state.stale >= config.patience:
+                say(f"stopped after step {state.step}: no better since step {state.best_step}")
+                break
+            run.take_step([items[index] for index in batch], state, steps)
+            if held_out and (state.step % every == 0 or state.step == steps):
+                run.evaluate(held_out, state)
+            run.save(state, last=state.step == steps)
+            advance(1)
+    run.finish(state)
+    evaluations = [row for row in run.history if row["kind"] == "evaluation"]
+    return Trained(
+        steps=state.step,
+        best_step=state.best_step if held_out else state.step,
+        evaluations=evaluations,
+        history=[row for row in run.history if row["kind"] == "step"],
+    )
+
+
+def step_count(items: int, config: TrainingConfig) -> int:
+    """Return the number of steps of a run."""
+    return max(1, math.ceil(config.epochs * items / config.batch))
+
+
+def batches(items: int, config: TrainingConfig, first: int, last: int) -> Iterator[list[int]]:
+    """Yield the items of each step: every epoch is another permutation of all of them."""
+    wanted = range(first * config.batch, min(last * config.batch, math.ceil(config.epochs * items)))
+    order, epoch = np.zeros(0, np.int64), -1
+    batch: list[int] = []
+    for place in wanted:
+        if place // items != epoch:
+            epoch = place // items
+            order = np.random.default_rng((config.seed, epoch)).permutation(items)
+        batch.append(int(order[place % items]))
+        if len(batch) == config.batch or place == wanted[-1]:
+            yield batch
+            batch = []
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    rising = math.ceil(config.warmup * steps)
+    if step < rising:
+        return config.learning_rate * (step + 1) / (rising + 1)
+    return config.learning_rate * SCHEDULES[config.schedule](
+        (step - rising) / max(1, steps - rising)
+    )
+
+
+@dataclass
+class Run:
+    """A run: what stays the same from step to step, and the files it keeps."""
+
+    network: Any
+    objective: Objective
+    config: TrainingConfig
+    accelerator: Accelerator
+    work: Path
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)  # weights of the best evaluation
+
+    def __post_init__(self) -> None:
+        self.weights = {
+            name: one for name, one in self.network.named_parameters() if one.requires_grad
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+        )
+        self.saved_at = time.monotonic()
+        self.saving_took = 0.0
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Return this process's part of some items; the parts are about equally long."""
+        order = sorted(items, key=lambda item: -item.group.size)
+        return order[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def lots(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Yield the items in lots that fit into memory."""
+        for lot in filled([item.group for item in items], self.config.room):
+            yield [items[index] for index in lot]
+
+    def prepared(self, items: Sequence[Item]) -> torch.Tensor | None:
+        """Return what the losses of a batch have in common."""
+        if self.objective.prepare is None:
+            return None
+        with torch.no_grad():
+            parts = [self.objective.prepare(self.network, lot) for lot in self.lots(items)]
+        return self.accelerator.reduce(torch.stack(parts).sum(0), "sum")
+
+    def take_step(self, batch: Sequence[Item], state: Progress, steps: int) -> None:
+        """Update the weights by one batch."""
+        mine = self.share(batch)
+        shared = self.prepared(mine)
+        weight = sum(self.objective.weight(item) for item in batch)
+        total, rows = 0.0, []
+        for lot in self.lots(mine):
+            loss, of_lot = self.objective.loss(self.network, lot, shared)
+            if not torch.isfinite(loss):
+                self.stop_at(lot, state.step)
+            (loss / weight).backward()
+            total += float(loss.detach()) / weight
+            rows += of_lot
+        norm = self.reduce_and_clip(state.step)
+        rate = learning_rate(self.config, state.step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        state.step += 1
+        total, rows = self.gathered(total, rows)
+        self.note("step", state.step, {"loss": total, "rate": rate, "norm": norm, **means(rows)})
+
+    def gathered(self, total: float, rows: list[Row]) -> tuple[float, list[Row]]:
+        """Add up a number and put rows together over all processes."""
+        if self.accelerator.num_processes == 1:
+            return total, rows
+        found = gather_object([(total, rows)])
+        return sum(one for one, _ in found), [row for _, part in found for row in part]
+
+    def reduce_and_clip(self, step: int) -> float:
+        """Add up the gradients of all processes and clip them; return their norm before."""
+        gradients = []
+        for one in self.weights.values():
+            if one.grad is None:
+                one.grad = torch.zeros_like(one)
+            gradients.append(one.grad)
+        if self.accelerator.num_processes > 1:
+            flat = self.accelerator.reduce(torch.cat([one.flatten() for one in gradients]), "sum")
+            for one, part in zip(
+                gradients, flat.split([g.numel() for g in gradients]), strict=True
+            ):
+                one.copy_(part.view_as(one))
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip or math.inf)
+        if not torch.isfinite(norm):
+            raise StropFailure(
+                f"step {step + 1}: the gradient is not finite: lower the learning rate"
+            )
+        return float(norm)
+
+    def evaluate(self, held_out: Sequence[Item], state: Progress) -> None:
+        """Measure the loss on held-out items; keep the weights if it is the lowest so far."""
+        with torch.no_grad():
+            shared = self.prepared(self.share(held_out))
+            total, rows = 0.0, []
+            for lot in self.lots(self.share(held_out)):
+                loss, of_lot = self.objective.loss(self.network, lot, shared)
+                total += float(loss)
+                rows += of_lot
+        weight = sum(self.objective.weight(item) for item in held_out)
+        total, rows = self.gathered(total / weight, rows)
+        if total < state.best:
+            state.best, state.best_step, state.stale = total, state.step, 0
+            self.best = {name: one.detach().clone() for name, one in self.weights.items()}
+        else:
+            state.stale += 1
+        self.note("evaluation", state.step, {"loss": total, **means(rows)})
+
+    def note(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
+        """Keep the figures of a step or an evaluation, and tell the trackers."""
+        self.history.append({"kind": kind, "step": step, **figures})
+        if self.config.trackers:
+            prefix = "train" if kind == "step" else "eval"
+            self.accelerator.log({f"{prefix}/{k}": v for k, v in figures.items()}, step=step)
+
+    def start_trackers(self, label: str) -> None:
+        """Tell the trackers what begins."""
+        if self.config.trackers:
+            values = {
+                key: one if isinstance(one, int | float | str) else json.dumps(one)
+                for key, one in asdict(self.config).items()
+            }
+            self.accelerator.init_trackers(label, config=values)
+
+    def save(self, state: Progress, last: bool) -> None:
+        """Write the state, if the last time is long enough ago or `last`."""
+        begin = time.monotonic()
+        if not last and begin - self.saved_at < self.saving_took / SAVING:
+            return
+        if self.accelerator.is_main_process:
+            content = io.BytesIO()  # torch itself reports a full disk as a RuntimeError
+            torch.save(
+                {
+                    "progress": vars(state),
+                    "weights": {name: one.detach() for name, one in self.weights.items()},
+                    "optimizer": self.optimizer.state_dict(),
+                    "best": self.best,
+                    "history": json.dumps(self.history),
+                    "random": torch.get_rng_state(),
+                },
+                content,
+            )
+            with atomic_path(self.work / STATE) as partial:
+                partial.write_bytes(content.getbuffer())
+        self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - begin
+
+    def restored(self) -> Progress:
+        """Take up what `save` wrote."""
+        path = self.work / STATE
+        if not path.exists():
+            return Progress()
+        try:
+            kept = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            with torch.no_grad():
+                for name, one in self.weights.items():
+                    one.copy_(kept["weights"][name])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            torch.set_rng_state(kept["random"].cpu())
+            self.best = kept["best"]
+            self.history = json.loads(kept["history"])
+            state = Progress(**kept["progress"])
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged archive raises whatever its parser stumbles over
+            raise StropError(f"{path} is damaged ({error!r:.200}): remove it") from error
+        say(f"going on after step {state.step}")
+        return state
+
+    def stop_at(self, lot: Sequence[Item], step: int) -> None:
+        """Keep the items whose loss is not finite, and stop."""
+        rows = [[list(item.group.prompt), *map(list, item.group.completions)] for item in lot]
+        with suppress(StropError):  # the failure is what matters
+            write_json(self.work / BAD_BATCH, {"step": step + 1, "tokens": rows})
+        raise StropFailure(
+            f"step {step + 1}: the loss is not finite: lower the learning rate; its items are in "
+            f"{self.work / BAD_BATCH}"
+        )
+
+    def finish(self, state: Progress) -> None:
+        """Give the network the weights of the best evaluation, and close the trackers."""
+        with torch.no_grad():
+            for name, one in self.best.items():
+                self.weights[name].copy_(one)
+        if self.config.trackers:
+            self.accelerator.end_training()
+
+
+def means(rows: Sequence[Row]) -> dict[str, float]:
+    """Average what the rows know, each figure over the rows that have it, and count the rows."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    result: dict[str, float] = {"n": len(rows)}
+    for name in names:
+        values = [row[name] for row in rows if name in row]
+        result[name] = sum(values) / len(values)
+    return result

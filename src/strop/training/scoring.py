@@ -1,0 +1,88 @@
+"""Log-probabilities of completions, with the head applied to their tokens only, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from strop.training.sequences import Layout
+
+ROWS = 128  #: of logits that exist at a time: 25 MB with a vocabulary of 49,152
+
+
+class FrozenHead(torch.autograd.Function):  # type: ignore[misc]
+    """Log-probabilities of tokens by a head that is not trained.
+
+    With p = softmax(W h) the gradient of log p[t] by h is W[t] - p W. It is found together with the
+    log-probability, while the logits are there; so none have to be kept, or computed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        """Return (n,) log-probabilities in float32 for states (n, hidden)."""
+        wanted = ctx.needs_input_grad[0]
+        found, slopes = [], []
+        for rows, ids in zip(states.split(ROWS), targets.split(ROWS), strict=True):
+            logits = linear(rows, weight).float()
+            totals = logits.logsumexp(-1, keepdim=True)
+            found.append(logits.gather(1, ids[:, None]).sub_(totals)[:, 0])
+            if wanted:
+                pull = logits.sub_(totals).exp_().neg_()
+                pull.scatter_add_(1, ids[:, None], torch.ones_like(totals))
+                slopes.append(pull.to(weight.dtype) @ weight)
+        if wanted:
+            ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale each row's slope."""
+        [slopes], [g] = ctx.saved_tensors, gradients
+        return slopes * g[:, None].to(slopes.dtype), None, None
+
+
+def token_logps(network: Any, layout: Layout) -> torch.Tensor:
+    """Return the log-probability of each token of the completions, (scored,) in float32.
+
+    The network's attention must be `strop.training.attention`.
+    """
+    output = network.base_model(
+        input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
+    )
+    states = output.last_hidden_state[0].index_select(0, layout.predictors)
+    head = network.get_output_embeddings()
+    if not any(one.requires_grad for one in head.parameters()):
+        return FrozenHead.apply(states, layout.targets, head_weight(network).to(states.dtype))
+    parts = [
+        checkpoint(plain_logps, head, rows, ids, use_reentrant=False)
+        for rows, ids in zip(states.split(ROWS), layout.targets.split(ROWS), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def plain_logps(
+    head: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return the log-probabilities of tokens as PyTorch finds them."""
+    scores = head(states).float().log_softmax(-1)
+    return scores.gather(1, targets[:, None])[:, 0]
+
+
+def head_weight(network: Any) -> torch.Tensor:
+    """Return the head's matrix, dequantized if it is packed."""
+    head = network.get_output_embeddings()
+    if hasattr(head, "embedding"):  # tied to a packed embedding
+        head = head.embedding[0]
+    return head.rows() if hasattr(head, "rows") else head.weight
+
+
+def completion_logps(logps: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Add up the tokens of each completion: (completions,)."""
+    total = torch.zeros(len(layout.lengths), dtype=logps.dtype, device=logps.device)
+    return total.index_add(0, layout.owners, logps)
