@@ -1,0 +1,141 @@
+"""The loop: the same weights after a kill, the same losses in lots and in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.kill_me import items
+from tests.training.networks import llama
+
+from strop.errors import StropError, StropFailure
+from strop.training.loop import (
+    BAD_BATCH,
+    STATE,
+    Objective,
+    TrainingConfig,
+    batches,
+    learning_rate,
+    step_count,
+    train,
+)
+from strop.training.lora import add_lora
+from strop.tuning.losses import LOSSES, loss_settings
+from strop.tuning.objective import preference_objective
+
+ROOT = Path(__file__).parents[2]
+
+
+def process(work: Path, loss: str = "slic", **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.kill_me", str(work), loss],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def outcome(running: subprocess.Popen[str]) -> dict[str, Any]:
+    text, _ = running.communicate(timeout=120)
+    assert running.returncode == 0
+    found: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return found
+
+
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    wanted = outcome(process(tmp_path / "whole"))
+    state = tmp_path / "killed" / STATE
+    for _ in range(3):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        running = process(tmp_path / "killed")
+        while running.poll() is None and not (
+            state.exists() and state.stat().st_mtime_ns != before
+        ):
+            time.sleep(0.002)
+        running.kill()
+        running.communicate()
+    assert state.exists()
+    assert outcome(process(tmp_path / "killed")) == wanted
+
+
+@pytest.mark.parametrize("loss", ["slic", "kto", "best-of-n"])
+def test_two_processes_follow_the_curve_of_one(tmp_path: Path, loss: str) -> None:
+    alone = outcome(process(tmp_path / "one", loss))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    both = [
+        process(
+            tmp_path / "two", loss, **shared, RANK=rank, LOCAL_RANK=rank, ACCELERATE_USE_CPU="1"
+        )
+        for rank in "01"
+    ]
+    for one in map(outcome, both):
+        assert one["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_lots_do_not_change_the_losses(tmp_path: Path, loss: str) -> None:
+    row, settings = loss_settings(loss, {})
+    curves = []
+    for room in (1, 10_000):
+        network = llama()
+        add_lora(network, 4, 8.0)
+        config = TrainingConfig(learning_rate=1e-2, batch=7, room=room)
+        objective = preference_objective(row, settings)
+        trained = train(network, items(20), objective, config, tmp_path / str(room))
+        curves.append([one["loss"] for one in trained.history])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert len(set(curves[0])) > 1
+
+
+def test_every_epoch_takes_each_item_once() -> None:
+    config = TrainingConfig(batch=4, epochs=2)
+    every = [index for batch in batches(10, config, 0, step_count(10, config)) for index in batch]
+    assert sorted(every[:10]) == sorted(every[10:]) == list(range(10))
+    assert every[:10] != every[10:]
+    assert list(batches(10, config, 3, 5)) == list(batches(10, config, 0, 5))[3:]
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    config = TrainingConfig(learning_rate=1.0, warmup=0.2)
+    rates = [learning_rate(config, step, 10) for step in range(10)]
+    assert rates[0] < rates[1] < rates[2] == 1.0
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] < 0.1
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_items_saved(tmp_path: Path) -> None:
+    def broken(network: Any, lot: Any, shared: Any) -> Any:
+        return torch.tensor(float("nan"), requires_grad=True), []
+
+    with pytest.raises(StropFailure, match=r"not finite.*bad-batch\.json"):
+        train(llama(), items(3), Objective(broken), TrainingConfig(), tmp_path)
+    assert len(json.loads((tmp_path / BAD_BATCH).read_text())["tokens"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"schedule": "cosin"}, "cosine"), ({"batch": 0}, "batch"), ({"warmup": 2.0}, "warmup")],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StropError, match=message):
+        TrainingConfig(**options)
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(b"no archive")
+    row, settings = loss_settings("slic", {})
+    with pytest.raises(StropError, match=r"state\.pt is damaged"):
+        train(llama(), items(3), preference_objective(row, settings), TrainingConfig(), tmp_path)
