@@ -203,8 +203,13 @@ def context_length(where: Path | str, length: Any) -> int:
     return length
 
 
-def load_network(directory: Path, config: dict[str, Any]) -> Any:
-    """Load the transformers module for inference; weights that the file lacks are an error."""
+def load_network(
+    directory: Path, config: dict[str, Any], dtype: Any = torch.float32, keep_packed: bool = False
+) -> Any:
+    """Load the transformers module for inference; weights that the file lacks are an error.
+
+    Packed weights become plain ones, once, unless they are to be kept.
+    """
     packed = is_packed(config)
     if packed:
         from strop.models import huggingface
@@ -214,7 +219,7 @@ def load_network(directory: Path, config: dict[str, Any]) -> Any:
         with quietly():
             network, report = transformers.AutoModelForCausalLM.from_pretrained(
                 directory,
-                dtype=torch.float32,
+                dtype=dtype,
                 attn_implementation="sdpa",
                 local_files_only=True,
                 trust_remote_code=False,
@@ -239,7 +244,7 @@ def load_network(directory: Path, config: dict[str, Any]) -> Any:
         )
     if unexpected := sorted(report["unexpected_keys"]):
         say(f"{directory}: {len(unexpected)} tensors are not used, such as {unexpected[0]}")
-    if packed:
+    if packed and not keep_packed:
         network = network.dequantize()  # once now, rather than at every token
     return network.eval().requires_grad_(False)
 

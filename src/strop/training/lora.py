@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from strop.data import atomic_path, read_json, write_json
+from strop.data import atomic_path, write_json
 from strop.errors import StropError
+from strop.models.adapters import CONFIG, PREFIX, WEIGHTS, read_adapter
 from strop.models.huggingface import PackedLinear
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  #: peft's names
-PREFIX = "base_model.model."  # what peft puts before the names of modules
 
 
 class LowRank(torch.autograd.Function):  # type: ignore[misc]
@@ -136,30 +133,19 @@ def load_adapter(network: Any, directory: Path) -> None:
 
     Raises StropError for an adapter of another kind or of another network.
     """
-    config = read_json(directory / CONFIG)
-    try:
-        tensors = load_file(directory / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise StropError(f"{directory / WEIGHTS}: not weights of an adapter: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise StropError(f"{directory}: not a LoRA adapter")
-    for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern"):
-        if config.get(key):
-            raise StropError(f"{directory}: adapters with {key} cannot be read")
-    names = sorted({key.removeprefix(PREFIX).partition(".lora_")[0] for key in tensors})
+    adapter = read_adapter(directory)
     network.requires_grad_(False)
-    for name in names:
+    for name, (A, B) in adapter.layers.items():
         try:
             base = network.get_submodule(name)
-            A, B = (tensors[f"{PREFIX}{name}.lora_{part}.weight"].float() for part in "AB")
-        except (AttributeError, KeyError) as error:
+        except AttributeError as error:
             raise StropError(f"{directory}: does not fit this model: {name}") from error
-        sizes = (A.shape[-1], B.shape[0])
+        sizes = (A.shape[1], B.shape[0])
         if not isinstance(base, nn.Linear | PackedLinear) or sizes != (
             base.in_features,
             base.out_features,
         ):
             raise StropError(f"{directory}: does not fit this model: {name}")
-        layer = LoraLinear(base, config["r"], config["lora_alpha"])
-        layer.lora_A.data, layer.lora_B.data = A, B
+        layer = LoraLinear(base, adapter.rank, adapter.alpha)
+        layer.lora_A.data, layer.lora_B.data = torch.from_numpy(A), torch.from_numpy(B)
         network.set_submodule(name, layer)
