@@ -45,8 +45,8 @@ from strop.decoding.choose import planner_for
 from strop.decoding.costs import known_costs
 from strop.distillation import make_draft
 from strop.models import load, resolve
+from strop.models.environment import environment
 from strop.models.interface import Model
-from strop.recipes.environment import environment
 from tables import table
 
 RESULTS = Path(__file__).parent / "results"

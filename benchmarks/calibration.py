@@ -17,7 +17,7 @@ from quality import MODEL, RESULTS, Bench, parser
 from strop.blockfp import get_format
 from strop.data import read_json, write_json
 from strop.models import load, pack
-from strop.recipes.environment import environment
+from strop.models.environment import environment
 
 #: rows that are measured: name -> options of `pack`
 CALIBRATED: dict[str, dict[str, Any]] = {

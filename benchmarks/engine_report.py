@@ -22,7 +22,7 @@ from strop.data import write_json
 from strop.evaluation.check import perplexity
 from strop.models import resolve
 from strop.models.checkpoint import open_checkpoint
-from strop.recipes.environment import environment
+from strop.models.environment import environment
 from strop.stats import Interval, bootstrap, paired_difference
 from tables import table
 

@@ -37,7 +37,7 @@ from strop.evaluation import (
 )
 from strop.evaluation.formats import quantized_inputs
 from strop.models import load, tensor_kind
-from strop.recipes.environment import environment
+from strop.models.environment import environment
 from strop.stats import Interval
 
 RESULTS = Path(__file__).parent / "results"

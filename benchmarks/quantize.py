@@ -22,7 +22,7 @@ from strop import _native
 from strop.blockfp import FORMATS, dequantize, quantize
 from strop.blockfp.tensor import threads
 from strop.data import write_json
-from strop.recipes.environment import environment
+from strop.models.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "quantize.json"
 FLOOR = 0.3  # of the speed of copying

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from strop.models.environment import environment, processor
 from strop.recipes import STAGES, Finished, Recipe, load_recipe, sections
-from strop.recipes.environment import environment, processor
 from strop.recipes.report import cell, fenced, write_report
 
 RECIPE = """\

@@ -39,6 +39,7 @@ def test_a_new_adapter_changes_nothing() -> None:
 def test_peft_reads_our_adapter_and_we_read_peft_s(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     ours = changed_adapters()
+    (tmp_path / "ours").mkdir()
     save_adapter(ours, "base", tmp_path / "ours")
     base = llama()
     base.set_attn_implementation("sdpa")
@@ -91,6 +92,7 @@ def test_over_packed_weights_it_has_the_gradients_of_the_dequantized_ones() -> N
 def test_other_adapters_are_refused(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
+    (tmp_path / "a").mkdir()
     save_adapter(changed_adapters(), "base", tmp_path / "a")
     write_json(tmp_path / "a" / CONFIG, read_json(tmp_path / "a" / CONFIG) | change)
     with pytest.raises(StropError, match=message):

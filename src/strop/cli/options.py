@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from strop.errors import StropError
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -135,3 +137,16 @@ def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def given_columns(columns: list[str] | None) -> dict[str, str] | None:
+    """Read what the data calls its columns."""
+    if not columns:
+        return None
+    found = {}
+    for text in columns:
+        name, _, source = text.partition("=")
+        if not name or not source:
+            raise StropError(f"--columns {text}: must be two names, such as prompt=question")
+        found[name] = source
+    return found

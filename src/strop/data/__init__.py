@@ -1,4 +1,4 @@
-"""Reading, writing and hashing."""
+"""Records, reading, writing and hashing, and work that goes on where it was."""
 
 from strop.data.files import (
     atomic_path,
@@ -11,15 +11,48 @@ from strop.data.files import (
     write_json,
     write_text,
 )
+from strop.data.records import (
+    Asked,
+    Example,
+    Preference,
+    Prompt,
+    Records,
+    Rejected,
+    held_out,
+    prompt_key,
+    read_examples,
+    read_preferences,
+    read_prompts,
+    read_rows,
+    report_rejected,
+    write_rows,
+)
+from strop.data.work import begin_or_go_on, clear
 
 __all__ = [
+    "Asked",
+    "Example",
+    "Preference",
+    "Prompt",
+    "Records",
+    "Rejected",
     "atomic_path",
+    "begin_or_go_on",
+    "clear",
+    "held_out",
     "make_directory",
+    "prompt_key",
+    "read_examples",
     "read_json",
+    "read_preferences",
+    "read_prompts",
+    "read_rows",
     "read_text",
     "remove",
+    "report_rejected",
     "sha256_file",
     "sha256_json",
     "write_json",
+    "write_rows",
     "write_text",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from time import perf_counter
 
 import numpy as np
@@ -35,6 +35,7 @@ from strop.errors import StropError
 from strop.models.interface import Logits, Model, States
 
 WIDTH = 8  #: texts that are written at once, if nothing else is said
+LOOK_AHEAD = 256  # jobs among which one with a prompt that was read already is looked for
 
 
 class Continuation:
@@ -223,8 +224,8 @@ def together(
     active: dict[int, tuple[Continuation, list[Delta]]] = {}
     while waiting or active:
         while waiting and free:
-            number, (prompt, sampling) = waiting.popleft()
             cache, guesses = free.pop()
+            number, (prompt, sampling) = next_job(waiting, cache)
             text = Continuation(model, prompt, sampling, cache, guesses, keep_states)
             active[number] = (text, [])
         start = perf_counter()
@@ -248,6 +249,18 @@ def together(
                 yield number, collect(shown)
                 del active[number]
                 free.append((text.cache, text.planner))
+
+
+def next_job(
+    waiting: deque[tuple[int, tuple[list[int], Sampling]]], cache: CachedSession
+) -> tuple[int, tuple[list[int], Sampling]]:
+    """Take a job whose prompt the cache holds already, if one of the next does; else the first."""
+    prompts = [prompt for _, (prompt, _) in islice(waiting, LOOK_AHEAD)]
+    known = (index for index, one in enumerate(prompts) if cache.tokens[: len(one)] == one)
+    index = next(known, 0)
+    job = waiting[index]
+    del waiting[index]
+    return job
 
 
 def possible(draft: Draft, vocabulary: int) -> Draft:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 import strop
 from strop.console import progress, say
-from strop.data import read_json, sha256_json, write_json
+from strop.data import begin_or_go_on, clear, read_json, sha256_json, write_json
 from strop.decoding.costs import expected, known_costs
 from strop.distillation.prompts import own_prompts
 from strop.distillation.texts import Texts, write_texts
@@ -31,8 +30,6 @@ from strop.models.packed import packed_tensors, read_packed
 from strop.models.packing import replaceable
 from strop.stats import Interval, wilson
 
-PARTIAL = ".partial"  # what a killed process left behind, see strop.data.files
-SETTINGS = "settings.json"  #: in the directory of the work: what it was made with
 FORMAT = "bfp4"  #: of the head's matrices: what they lose in guesses, they gain in speed
 HELD_OUT = 0.05  #: of the prompts, on whose answers acceptance is measured
 WRITING = 0.5  #: of the time, at most
@@ -186,30 +183,6 @@ def check_place(place: Path, model: Path) -> None:
         f"{place}: holds {[*foreign, *names][0]}, which is not of a draft head: name another "
         "directory, or remove it"
     )
-
-
-def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
-    """Make a directory for the work, or find there what was done with the same settings."""
-    note = work / SETTINGS
-    begun = work.is_dir() and any(path.suffix != PARTIAL for path in work.iterdir())
-    if begun and not note.exists():
-        raise StropError(f"{work} is in the way, and not of strop draft: remove it")
-    if note.exists() and read_json(note) != settings:
-        say(f"{work} was made with other settings: starting anew")
-        clear(work)
-    elif note.exists():
-        say(f"going on with what {work} holds")
-    write_json(note, settings)
-
-
-def clear(work: Path) -> None:
-    """Remove the work: the settings last, so that what is left of it is never taken for other."""
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != SETTINGS:
-            path.unlink()
-    shutil.rmtree(work)
 
 
 def asked_of(

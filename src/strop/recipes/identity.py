@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from strop.data import read_text, sha256_file, sha256_json
+from strop.data import read_text, sha256_json
+from strop.models.identity import model_identity
 from strop.recipes.options import ModelReference, TextFile
 
 
@@ -19,12 +19,9 @@ def identity(kind: Any, value: str | None) -> str:
     return IDENTITIES[kind](value)
 
 
-def model_identity(reference: str | None) -> str:
-    """Identify a model by the contents of its directory; fetches and converts it if need be."""
-    from strop.models import resolve
-    from strop.models.cache import known_sha256
-
-    return "none" if reference is None else tree_hash(resolve(reference), known_sha256)
+def optional_model_identity(reference: str | None) -> str:
+    """Identify a model, or that there is none."""
+    return "none" if reference is None else model_identity(reference)
 
 
 def text_identity(path: str | None) -> str:
@@ -34,12 +31,4 @@ def text_identity(path: str | None) -> str:
     return sha256_json(read_text(Path(path)))
 
 
-def tree_hash(path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
-    """Return a hash of a file, or of the names and contents of all files below a directory."""
-    if path.is_file():
-        return digest(path)
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-    return sha256_json({str(file.relative_to(path)): digest(file) for file in files})
-
-
-IDENTITIES = {ModelReference: model_identity, TextFile: text_identity}
+IDENTITIES = {ModelReference: optional_model_identity, TextFile: text_identity}

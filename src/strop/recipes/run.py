@@ -34,8 +34,9 @@ from strop.data import (
     write_text,
 )
 from strop.errors import StropError, unknown_name
-from strop.recipes.environment import environment, peak_memory, reset_peak_memory
-from strop.recipes.identity import identity, tree_hash
+from strop.models.environment import environment, peak_memory, reset_peak_memory
+from strop.models.identity import tree_hash
+from strop.recipes.identity import identity
 from strop.recipes.options import inputs, plain, referred
 from strop.recipes.recipe import Recipe, Step
 from strop.recipes.report import write_report

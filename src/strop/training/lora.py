@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from strop.data import atomic_path, write_json
+from strop.data import write_json
 from strop.errors import StropError
 from strop.models.adapters import CONFIG, PREFIX, WEIGHTS, read_adapter
 from strop.models.huggingface import PackedLinear
@@ -100,7 +100,7 @@ def adapters(network: Any) -> dict[str, LoraLinear]:
 
 
 def save_adapter(network: Any, base: str, directory: Path) -> None:
-    """Write the adapters as peft does; `base` is what the network was loaded from."""
+    """Write the adapters into a directory as peft does; `base` is what they are adapters for."""
     layers = adapters(network)
     [(rank, alpha)] = {
         (one.lora_A.shape[0], one.scale * one.lora_A.shape[0]) for one in layers.values()
@@ -122,10 +122,8 @@ def save_adapter(network: Any, base: str, directory: Path) -> None:
         "inference_mode": True,
         "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
     }
-    with atomic_path(directory) as partial:
-        partial.mkdir(parents=True)
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        write_json(partial / CONFIG, config)
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    write_json(directory / CONFIG, config)
 
 
 def load_adapter(network: Any, directory: Path) -> None:

@@ -52,10 +52,7 @@ def token_logps(network: Any, layout: Layout) -> torch.Tensor:
 
     The network's attention must be `strop.training.attention`.
     """
-    output = network.base_model(
-        input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
-    )
-    states = output.last_hidden_state[0].index_select(0, layout.predictors)
+    states = last_states(network, layout).index_select(0, layout.predictors)
     head = network.get_output_embeddings()
     if not any(one.requires_grad for one in head.parameters()):
         return FrozenHead.apply(states, layout.targets, head_weight(network).to(states.dtype))
@@ -64,6 +61,15 @@ def token_logps(network: Any, layout: Layout) -> torch.Tensor:
         for rows, ids in zip(states.split(ROWS), layout.targets.split(ROWS), strict=True)
     ]
     return torch.cat(parts)
+
+
+def last_states(network: Any, layout: Layout) -> torch.Tensor:
+    """Return what the head multiplies, (n, hidden), for all tokens of the layout."""
+    output = network.base_model(
+        input_ids=layout.tokens, position_ids=layout.positions, use_cache=False, layout=layout
+    )
+    states: torch.Tensor = output.last_hidden_state[0]
+    return states
 
 
 def plain_logps(

@@ -58,6 +58,17 @@ class Layout:
         return torch.tensor(lengths, device=self.tokens.device)
 
     @cached_property
+    def ends(self) -> torch.Tensor:
+        """Return the row of the last token of each completion, of all groups one after another."""
+        rows, at = [], 0
+        for group in self.groups:
+            at += len(group.prompt)
+            for one in group.completions:
+                at += len(one)
+                rows.append(at - 1)
+        return torch.tensor(rows, device=self.tokens.device)
+
+    @cached_property
     def masks(self) -> dict[tuple[int, int, int | None], torch.Tensor]:
         """Return a place for masks that all layers share: by prompt, completion and window."""
         return {}

@@ -1,1 +1,1 @@
-"""Learning from preferences."""
+"""Tuning: on examples, into a ranker, and on preferences without reinforcement learning."""

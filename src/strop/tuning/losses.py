@@ -50,26 +50,44 @@ def difference(values: torch.Tensor) -> torch.Tensor:
 
 def slic(x: Scores, c: Settings) -> torch.Tensor:
     """max(0, δ - Δs) + λ CE (SLiC-HF, Zhao et al. 2023, eq. 4)."""
-    return relu(c["margin"] - difference(x.logps)) - c["regularization"] * x.target
+    return relu(slic_slack(x, c)) - c["regularization"] * x.target
+
+
+def slic_slack(x: Scores, c: Settings) -> torch.Tensor:
+    """δ - Δs."""
+    return c["margin"] - difference(x.logps)
 
 
 def slic_margin(x: Scores, c: Settings) -> torch.Tensor:
     """max(0, β Δvalue - Δs) + λ CE (SLiC, Zhao et al. 2022, table 1)."""
+    return relu(slic_margin_slack(x, c)) - c["regularization"] * x.target
+
+
+def slic_margin_slack(x: Scores, c: Settings) -> torch.Tensor:
+    """β Δvalue - Δs."""
     assert x.values is not None
-    wanted = c["beta"] * difference(x.values)
-    return relu(wanted - difference(x.logps)) - c["regularization"] * x.target
+    return c["beta"] * difference(x.values) - difference(x.logps)
 
 
 def slic_list(x: Scores, c: Settings) -> torch.Tensor:
     """Σ_{i<j} max(0, β (j - i) - s_i + s_j) + λ CE (SLiC, table 1; Liu et al. 2022, BRIO)."""
+    return relu(slic_list_slack(x, c)).sum() - c["regularization"] * x.target
+
+
+def slic_list_slack(x: Scores, c: Settings) -> torch.Tensor:
+    """β (j - i) - s_i + s_j for i < j."""
     i, j = torch.triu_indices(len(x.logps), len(x.logps), 1, device=x.logps.device)
-    hinges = relu(c["beta"] * (j - i) - x.logps[i] + x.logps[j])
-    return hinges.sum() - c["regularization"] * x.target
+    return c["beta"] * (j - i) - x.logps[i] + x.logps[j]
 
 
 def hinge(x: Scores, c: Settings) -> torch.Tensor:
     """max(0, 1 - β Δρ) (RSO's hinge-norm, Liu et al. 2023, eq. 12)."""
-    return relu(1 - c["beta"] * difference(x.ratios))
+    return relu(hinge_slack(x, c))
+
+
+def hinge_slack(x: Scores, c: Settings) -> torch.Tensor:
+    """1 - β Δρ."""
+    return 1 - c["beta"] * difference(x.ratios)
 
 
 def dpo(x: Scores, c: Settings) -> torch.Tensor:
@@ -118,8 +136,13 @@ def kto(x: Scores, c: Settings) -> torch.Tensor:
 
 def rrhf(x: Scores, c: Settings) -> torch.Tensor:
     """Σ_{i<j} max(0, s̄_j - s̄_i) + λ CE (Yuan et al. 2023, eq. 2 to 4)."""
+    return relu(rrhf_slack(x, c)).sum() - c["regularization"] * x.target
+
+
+def rrhf_slack(x: Scores, c: Settings) -> torch.Tensor:
+    """s̄_j - s̄_i for i < j."""
     i, j = torch.triu_indices(len(x.logps), len(x.logps), 1, device=x.logps.device)
-    return relu(x.means[j] - x.means[i]).sum() - c["regularization"] * x.target
+    return x.means[j] - x.means[i]
 
 
 def cross_entropy(x: Scores, c: Settings) -> torch.Tensor:
@@ -149,6 +172,9 @@ class Loss:
     needs_values: bool = False  #: how good candidates are, not only which is better
     whole_list: bool = False  #: uses all candidates for a prompt, not pairs
     uses_target: bool = False  #: the target's log-probability
+    needs_other: bool = False  #: the log-probabilities of answers to other prompts
+    #: what the hinge is taken of: where it is not above 0, there is nothing to learn any more
+    slack: Callable[[Scores, Settings], torch.Tensor] | None = None
     per_token: bool = False  #: mean over the tokens of a batch, not over its prompts
     learning_rate: float = 1e-5  #: a start for LoRA
 
@@ -159,22 +185,37 @@ class Loss:
 
 
 LOSSES: dict[str, Loss] = {
-    "slic": Loss(slic, {"margin": 1.0, "regularization": 0.1}, uses_target=True),
+    "slic": Loss(slic, {"margin": 1.0, "regularization": 0.1}, uses_target=True, slack=slic_slack),
     "slic-margin": Loss(
-        slic_margin, {"beta": 1.0, "regularization": 0.1}, needs_values=True, uses_target=True
+        slic_margin,
+        {"beta": 1.0, "regularization": 0.1},
+        needs_values=True,
+        uses_target=True,
+        slack=slic_margin_slack,
     ),
     "slic-list": Loss(
-        slic_list, {"beta": 1.0, "regularization": 0.1}, whole_list=True, uses_target=True
+        slic_list,
+        {"beta": 1.0, "regularization": 0.1},
+        whole_list=True,
+        uses_target=True,
+        slack=slic_list_slack,
     ),
-    "hinge": Loss(hinge, {"beta": 0.05}, needs_reference=True),
+    "hinge": Loss(hinge, {"beta": 0.05}, needs_reference=True, slack=hinge_slack),
     "dpo": Loss(dpo, {"beta": 0.1, "smoothing": 0.0}, needs_reference=True),
     "dpo-norm": Loss(dpo_norm, {"beta": 5.0}, needs_reference=True),
     "ipo": Loss(ipo, {"beta": 0.1}, needs_reference=True),
     "simpo": Loss(simpo, {"beta": 2.0, "margin": 0.5}),
     "cpo": Loss(cpo, {"beta": 0.1, "regularization": 1.0}),
     "orpo": Loss(orpo, {"beta": 0.1}),
-    "kto": Loss(kto, {"beta": 0.1, "desirable": 1.0, "undesirable": 1.0}, needs_reference=True),
-    "rrhf": Loss(rrhf, {"regularization": 1.0}, whole_list=True, uses_target=True),
+    "kto": Loss(
+        kto,
+        {"beta": 0.1, "desirable": 1.0, "undesirable": 1.0},
+        needs_reference=True,
+        needs_other=True,
+    ),
+    "rrhf": Loss(
+        rrhf, {"regularization": 1.0}, whole_list=True, uses_target=True, slack=rrhf_slack
+    ),
     "best-of-n": Loss(cross_entropy, {}, uses_target=True, per_token=True),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ from strop.tuning.losses import Loss, Scores, Settings
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates for one prompt, and the target."""
+    """The candidates for one prompt, which of them are better than others, and the target."""
 
     prompt: Tokens
-    candidates: tuple[Tokens, ...]  #: best first
+    candidates: tuple[Tokens, ...]  #: best first, as far as there is an order of all
     target: Tokens  #: may be one of the candidates
+    pairs: tuple[tuple[int, int], ...] = ((0, 1),)  #: (better, worse), for losses of pairs
     values: tuple[float, ...] | None = None  #: how good each candidate is
     reference: tuple[float, ...] | None = None  #: their log-probabilities before tuning
     other: Tokens = ()  #: an answer to another prompt
@@ -55,10 +56,13 @@ def preference_objective(loss: Loss, settings: Settings) -> Objective:
         for item, own, lengths in zip(
             items, logps.split(sizes), layout.lengths.split(sizes), strict=True
         ):
-            scores = scores_of(item, own, lengths, mean)
-            value = loss.formula(scores, settings)
-            total = total + value
-            rows.append({"loss": float(value.detach()), **facts(scores)})
+            for scores in scores_of(item, own, lengths, mean, loss):
+                value = loss.formula(scores, settings)
+                total = total + value
+                rows.append({"loss": float(value.detach()), **facts(scores)})
+                if loss.slack:
+                    open_hinges = loss.slack(scores, settings).detach() > 0
+                    rows[-1]["active"] = float(open_hinges.float().mean())
         return total, rows
 
     def mismatched(network: Any, items: Sequence[Candidates]) -> torch.Tensor:
@@ -67,34 +71,43 @@ def preference_objective(loss: Loss, settings: Settings) -> Objective:
         before = sum(item.other_reference for item in items)
         return torch.stack([logps.sum() - before, torch.tensor(float(len(items)))])
 
-    return Objective(
-        loss=compute,
-        weight=(lambda item: float(len(item.target))) if loss.per_token else (lambda item: 1.0),
-        prepare=mismatched if "desirable" in settings else None,
-    )
+    def weight(item: Candidates) -> float:
+        if loss.per_token:
+            return float(len(item.target))
+        return 1.0 if loss.whole_list else float(len(item.pairs))
+
+    return Objective(loss=compute, weight=weight, prepare=mismatched if loss.needs_other else None)
 
 
 def scores_of(
-    item: Candidates, logps: torch.Tensor, lengths: torch.Tensor, shared: torch.Tensor | None
-) -> Scores:
-    """Name the parts of one item's scores."""
-    count = len(item.candidates)
+    item: Candidates,
+    logps: torch.Tensor,
+    lengths: torch.Tensor,
+    shared: torch.Tensor | None,
+    loss: Loss,
+) -> Iterator[Scores]:
+    """Yield what a loss is a function of, for each pair, or for the list of all candidates."""
+    every = tuple(range(len(item.candidates)))
 
-    def tensor(values: tuple[float, ...] | None) -> torch.Tensor | None:
-        return None if values is None else torch.tensor(values, device=logps.device)
+    def chosen(values: tuple[float, ...] | None, places: Sequence[int]) -> torch.Tensor | None:
+        if values is None:
+            return None
+        return torch.tensor([values[place] for place in places], device=logps.device)
 
-    return Scores(
-        logps=logps[:count],
-        lengths=lengths[:count],
-        reference=tensor(item.reference),
-        values=tensor(item.values),
-        target=logps[item.target_place],
-        shared=shared,
-    )
+    for places in (every,) if loss.whole_list or loss.per_token else item.pairs:
+        rows = list(places)
+        yield Scores(
+            logps=logps[rows],
+            lengths=lengths[rows],
+            reference=chosen(item.reference, places),
+            values=chosen(item.values, places),
+            target=logps[item.target_place],
+            shared=shared,
+        )
 
 
 def facts(scores: Scores) -> Row:
-    """Return what the reading of a run needs to know of one item."""
+    """Return what the reading of a run needs to know of one pair, or list."""
     logps = scores.logps.detach()
     row = {
         "chosen": float(logps[0]),

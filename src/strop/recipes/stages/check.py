@@ -18,8 +18,8 @@ from strop.recipes.stage import (
     Stage,
     Tile,
 )
-from strop.recipes.svg import Whisker, whiskers
 from strop.stats import Interval
+from strop.svg import Whisker, whiskers
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from strop.recipes.stage import (
     Table,
     Tile,
 )
-from strop.recipes.svg import Bar, bars
+from strop.svg import Bar, bars
 
 OUTPUT = "model"  # directory of the packed model
 DEFAULT_FORMAT = FormatName("bfp5")

@@ -17,8 +17,8 @@ from strop.recipes.stage import (
     Stage,
     Tile,
 )
-from strop.recipes.svg import Whisker, whiskers
 from strop.stats import Interval
+from strop.svg import Whisker, whiskers
 
 BUSY = 0.05  # share of the time lost to other processes from which on the report says so
 

@@ -94,6 +94,62 @@ def whiskers(rows: Sequence[Whisker], unit: str, reference: float | None = None)
     return svg(bottom + 42, parts)
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line of a line plot."""
+
+    label: str  #: at its end
+    points: tuple[tuple[float, float], ...]  #: (x, y), by x
+    after: bool = True  #: colour: the result, or the source
+
+
+PLOT = 150  # height of one line plot
+
+
+def lines(plots: Sequence[tuple[str, Sequence[Line]]], unit: str) -> str:
+    """Draw line plots one below the other, each with its title, over one kind of x in `unit`."""
+    parts: list[str] = []
+    for index, (title, drawn) in enumerate(plots):
+        parts += one_plot(title, drawn, index * (PLOT + 62) + 24)
+    height = len(plots) * (PLOT + 62)
+    parts.append(text(WIDTH - 24, height + 2, unit, "muted", "end"))
+    return svg(height + 12, parts)
+
+
+def one_plot(title: str, drawn: Sequence[Line], top: float) -> list[str]:
+    """Return the shapes of one plot, from `top` down."""
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points]
+    columns, rows = ticks(min(xs), max(xs)), ticks(min(ys), max(ys), 3)
+    left, right, bottom = 54.0, float(WIDTH - 24), top + PLOT
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (right - left) * (x - columns[0]) / (columns[-1] - columns[0]),
+            bottom - PLOT * (y - rows[0]) / (rows[-1] - rows[0]),
+        )
+
+    parts = [text(left, top - 8, title, "ink", "start")]
+    for tick in rows:
+        y = place(columns[0], tick)[1]
+        parts += [
+            f'<line class="grid" x1="{number(left)}" y1="{number(y)}" '
+            f'x2="{number(right)}" y2="{number(y)}"/>',
+            text(left - 6, y + 4, f"{tick:g}", "muted", "end"),
+        ]
+    parts += [text(place(t, rows[0])[0], bottom + 18, f"{t:g}", "muted", "middle") for t in columns]
+    for order, line in enumerate(drawn):
+        corners = " ".join(
+            f"{number(x)},{number(y)}" for x, y in (place(*point) for point in line.points)
+        )
+        dash = ' stroke-dasharray="5 3"' if order >= 2 else ""
+        parts.append(
+            f'<polyline class="line {tone(line.after)}" points="{corners}" fill="none"{dash}/>'
+        )
+        parts.append(text(right, top + 14 + 15 * order, line.label, tone(line.after), "end"))
+    return parts
+
+
 def label_side(x: float, left: float, right: float) -> tuple[str, float]:
     """Keep a label of about 180 pixels that belongs to `x` within the plot."""
     if x - left < 90:
@@ -119,6 +175,18 @@ def svg(height: float, parts: Sequence[str]) -> str:
     """Wrap shapes into an element that scales with the page."""
     head = f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" xmlns="http://www.w3.org/2000/svg">'
     return head + "".join(parts) + "</svg>"
+
+
+def standalone(element: str) -> str:
+    """Return an element as a file of its own, with the colours that a page would give it."""
+    style = (
+        "<style>svg{background:#fff;font:12px sans-serif}.ink{fill:#1b1b1b}.muted{fill:#6b6b6b}"
+        ".grid{stroke:#ddd}.before{fill:#8a8f98}.after{fill:#1a6fb0}"
+        ".line{stroke-width:1.5;fill:none}.line.before{stroke:#8a8f98}.line.after{stroke:#1a6fb0}"
+        "</style>"
+    )
+    head, _, tail = element.partition(">")
+    return f"{head}>{style}{tail}\n"
 
 
 def text(x: float, y: float, words: str, tone: str, anchor: str) -> str:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strop.recipes.svg import LABEL, VALUE, WIDTH, Bar, Whisker, bars, ticks, whiskers
+from strop.svg import LABEL, VALUE, WIDTH, Bar, Whisker, bars, ticks, whiskers
 
 numbers = st.floats(-1e9, 1e9)
 

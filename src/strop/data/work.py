@@ -1,0 +1,38 @@
+"""Work that takes long: kept in a directory beside its output until that is done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from strop.console import say
+from strop.data.files import read_json, write_json
+from strop.errors import StropError
+
+PARTIAL = ".partial"  # what a killed process left behind, see strop.data.files
+SETTINGS = "settings.json"  #: in the directory of the work: what it was made with
+
+
+def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
+    """Make a directory for the work, or find there what was done with the same settings."""
+    note = work / SETTINGS
+    begun = work.is_dir() and any(path.suffix != PARTIAL for path in work.iterdir())
+    if begun and not note.exists():
+        raise StropError(f"{work} is in the way, and was not made by strop: remove it")
+    if note.exists() and read_json(note) != settings:
+        say(f"{work} was made with other settings: starting anew")
+        clear(work)
+    elif note.exists():
+        say(f"going on with what {work} holds")
+    write_json(note, settings)
+
+
+def clear(work: Path) -> None:
+    """Remove the work: the settings last, so that what is left of it is never taken for other."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != SETTINGS:
+            path.unlink()
+    shutil.rmtree(work)

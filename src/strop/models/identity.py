@@ -1,0 +1,31 @@
+"""What a model is, whatever it is called: hashes over contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from strop.data import sha256_file, sha256_json
+from strop.models.adapters import CONFIG, WEIGHTS, adapter_base, is_adapter
+from strop.models.cache import known_sha256
+from strop.models.references import resolve
+
+
+def model_identity(reference: str) -> str:
+    """Identify a model by the contents of its directory; fetches and converts it if need be.
+
+    An adapter is identified together with its base. Raises StropError if there is no such model.
+    """
+    path = Path(reference).expanduser()
+    if is_adapter(path):
+        files = [known_sha256(path / name) for name in (CONFIG, WEIGHTS)]
+        return sha256_json([model_identity(adapter_base(path)), *files])
+    return tree_hash(resolve(reference), known_sha256)
+
+
+def tree_hash(path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
+    """Return a hash of a file, or of the names and contents of all files below a directory."""
+    if path.is_file():
+        return digest(path)
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    return sha256_json({str(file.relative_to(path)): digest(file) for file in files})

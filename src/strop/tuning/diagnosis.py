@@ -1,0 +1,145 @@
+"""Known failures of tuning on preferences, recognised in the figures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Steps = Sequence[Mapping[str, Any]]  #: figures of one step, or evaluation, each
+
+PART = 0.2  #: of a run's steps: its beginning, and its end
+DEAD = 0.02  #: share of open hinges below which only the cross-entropy trains
+CLOSED = 0.98  #: share of open hinges above which nothing was learned
+FALL = 10.0  #: nats that the log-probability of chosen answers may fall
+DRIFT = 1.25  #: times the length of answers before, beyond which it has drifted
+REPEATED = 0.3  #: share of 4-grams that came before in the same text, beyond which it loops
+LESS = 1.0  #: times the loss before training, at most, for a run that learned
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run."""
+
+    steps: Steps
+    evaluations: Steps
+
+    def begin(self, name: str) -> float | None:
+        """Return the mean of a figure over the first steps, None if there is none."""
+        return average(self.steps[: self.some], name)
+
+    def end(self, name: str) -> float | None:
+        """Return the mean of a figure over the last steps, None if there is none."""
+        return average(self.steps[-self.some :], name)
+
+    @property
+    def some(self) -> int:
+        """Return how many steps a part of the run are."""
+        return max(1, int(PART * len(self.steps)))
+
+
+def average(steps: Steps, name: str) -> float | None:
+    """Return the mean of a figure over the steps that have it."""
+    values = [step[name] for step in steps if name in step]
+    return sum(values) / len(values) if values else None
+
+
+def dead_hinge(run: Run) -> str | None:
+    """The margin is reached for all pairs, and only the cross-entropy trains."""
+    active = run.end("active")
+    if active is None or active >= DEAD:
+        return None
+    return (
+        f"dead hinge: {active:.0%} of pairs are within the margin at the end, so only the "
+        "cross-entropy trains: raise the margin, or stop earlier"
+    )
+
+
+def open_hinge(run: Run) -> str | None:
+    """No pair ever gets to the margin."""
+    active, margin = run.end("active"), (run.begin("margin"), run.end("margin"))
+    if active is None or active <= CLOSED or None in margin:
+        return None
+    if margin[1] > margin[0]:  # type: ignore[operator]
+        return None
+    return (
+        f"nothing learned: {active:.0%} of pairs are within the margin at the end, and it did not "
+        "grow: raise the learning rate, or train longer"
+    )
+
+
+def chosen_falls(run: Run) -> str | None:
+    """Chosen answers became less likely, and rejected ones still less."""
+    chosen = run.begin("chosen"), run.end("chosen")
+    rejected = run.begin("rejected"), run.end("rejected")
+    if None in (*chosen, *rejected):
+        return None
+    fall = chosen[0] - chosen[1]  # type: ignore[operator]
+    if fall < FALL or rejected[0] - rejected[1] < fall:  # type: ignore[operator]
+        return None
+    return (
+        f"chosen answers fall: their log-probability went down by {fall:.0f} nats: lower the "
+        "learning rate, or raise the weight of the cross-entropy (regularization)"
+    )
+
+
+def overfitted(run: Run) -> str | None:
+    """The loss on held-out items rose again."""
+    losses = [row["loss"] for row in run.evaluations]
+    if len(losses) < 3 or losses[-1] <= min(losses) + 0.1 * abs(min(losses)):
+        return None
+    best = run.evaluations[losses.index(min(losses))]["step"]
+    return (
+        f"overfitted: the held-out loss was lowest after step {best} ({min(losses):.3g}) and "
+        f"{losses[-1]:.3g} at the end: the weights of step {best} were kept; train shorter"
+    )
+
+
+def unlearned(run: Run) -> str | None:
+    """Training never made the held-out loss smaller."""
+    losses = [row["loss"] for row in run.evaluations]
+    if len(losses) < 2 or min(losses[1:]) < LESS * losses[0]:
+        return None
+    return (
+        "nothing learned: the held-out loss was never lower than before training: the weights "
+        "are those from before; change the learning rate, or give more data"
+    )
+
+
+#: In the order of importance: the first that is found is what is said.
+FAILURES: tuple[Callable[[Run], str | None], ...] = (
+    unlearned,
+    chosen_falls,
+    overfitted,
+    dead_hinge,
+    open_hinge,
+)
+
+
+def diagnose(steps: Steps, evaluations: Steps) -> str:
+    """Say in one line which known failure a run shows, if it shows one."""
+    run = Run(steps, evaluations)
+    found = [line for line in (test(run) for test in FAILURES) if line]
+    return found[0] if found else "no known failure shows"
+
+
+def text_failures(lengths: tuple[float, float], repeated: tuple[float, float]) -> str:
+    """Say in one line whether answers became much longer, or loop: (before, after) of each."""
+    before, after = lengths
+    if after > DRIFT * before:
+        return (
+            f"length drift: answers have {after:.0f} tokens, {before:.0f} before: judge them "
+            "controlled for length, and look at the lengths of chosen answers in the data"
+        )
+    if repeated[1] > REPEATED and repeated[1] > repeated[0]:
+        return (
+            f"loops: {repeated[1]:.0%} of 4-grams repeat, {repeated[0]:.0%} before: lower the "
+            "learning rate, or raise the weight of the cross-entropy (regularization)"
+        )
+    return "no drift of length, and no loops"
+
+
+def repeated_ngrams(tokens: Sequence[int], size: int = 4) -> float:
+    """Return the share of n-grams that came before in the same text; 0 where there are none."""
+    grams = [tuple(tokens[at : at + size]) for at in range(len(tokens) - size + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,0 +1,140 @@
+"""From rows of data to what a network is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from strop.data import Example, Preference, Prompt, Rejected, held_out, prompt_key
+from strop.errors import StropError
+from strop.models.tokenizer import Tokenizer
+from strop.training.sequences import Tokens
+from strop.tuning.encode import TooLong, answer_ids, check_length, prompt_ids
+from strop.tuning.losses import Loss
+from strop.tuning.objective import Candidates
+
+T = TypeVar("T")
+
+Keyed = tuple[str, Candidates]  #: the hash of a prompt, and what is learned from it
+
+
+def example_items(
+    rows: Sequence[Example], tokenizer: Tokenizer, most: int
+) -> tuple[list[Keyed], list[Rejected]]:
+    """Return an item for each example, and the examples that are too long, with numbers from 1."""
+    items: list[Keyed] = []
+    rejected = []
+    for number, row in enumerate(rows, start=1):
+        prompt, answer = prompt_ids(tokenizer, row.prompt), answer_ids(tokenizer, row.completion)
+        try:
+            check_length(prompt, (answer,), most)
+        except TooLong as error:
+            rejected.append(Rejected(number, str(error), vars(row)))
+            continue
+        items.append((prompt_key(row.prompt), Candidates(prompt, (answer,), answer, pairs=())))
+    return items, rejected
+
+
+def preference_items(
+    rows: Sequence[Preference], tokenizer: Tokenizer, most: int, loss: Loss
+) -> tuple[list[Keyed], list[Rejected]]:
+    """Return an item for each prompt with all pairs of its answers, and the rows that do not fit.
+
+    Raises StropError if the loss needs values, or an order of all answers, that the rows lack.
+    """
+    groups: dict[tuple[str, str | None], list[tuple[Preference, Tokens, Tokens]]] = {}
+    rejected = []
+    for number, row in enumerate(rows, start=1):
+        prompt = prompt_ids(tokenizer, row.prompt)
+        try:
+            chosen, rejected_ids = both_ids(tokenizer, row)
+            target = () if row.reference is None else answer_ids(tokenizer, row.reference)
+            check_length(prompt, (chosen, rejected_ids, target), most)
+        except TooLong as error:
+            rejected.append(Rejected(number, str(error), vars(row)))
+            continue
+        group = groups.setdefault((prompt_key(row.prompt), row.reference), [])
+        group.append((row, chosen, rejected_ids))
+    items = [
+        (key, item_of(tokenizer, group, reference, loss))
+        for (key, reference), group in groups.items()
+    ]
+    return items, rejected
+
+
+def both_ids(tokenizer: Tokenizer, row: Preference) -> tuple[Tokens, Tokens]:
+    """Return the tokens of both answers; those that a model wrote are taken as they are."""
+    texts = row.chosen, row.rejected
+    if row.tokens is None:
+        chosen, rejected = (answer_ids(tokenizer, text) for text in texts)
+        return chosen, rejected
+    for ids, text in zip(row.tokens, texts, strict=True):
+        known = all(0 <= token < tokenizer.size for token in ids)
+        if not known or tokenizer.decode(ids) != text:
+            raise StropError("the rows hold tokens of another model: leave out the token columns")
+    return row.tokens
+
+
+def item_of(
+    tokenizer: Tokenizer,
+    group: Sequence[tuple[Preference, Tokens, Tokens]],
+    reference: str | None,
+    loss: Loss,
+) -> Candidates:
+    """Put the pairs of one prompt together; without a reference the best answer is the target."""
+    prompt: Prompt = group[0][0].prompt
+    values: dict[Tokens, float] = {}
+    for row, *answers in group:
+        if row.values is not None:
+            values.update(zip(answers, row.values, strict=True))
+    answers = list(dict.fromkeys(answer for _, *both in group for answer in both))
+    valued = len(values) == len(answers)
+    if loss.needs_values and not valued:
+        raise StropError("this loss needs chosen_value and rejected_value: rank with --pointwise")
+    if loss.whole_list and len(group) > 1 and not valued:
+        raise StropError("this loss needs the order of all answers: rank with --pointwise")
+    if valued:
+        answers.sort(key=lambda answer: -values[answer])
+    winners = [chosen for _, chosen, _ in group]
+    losers = {rejected for _, _, rejected in group}
+    best = next((one for one in winners if one not in losers), winners[0])
+    if loss.per_token:  # nothing but the target is computed
+        target = best if reference is None else answer_ids(tokenizer, reference)
+        return Candidates(prompt_ids(tokenizer, prompt), (target,), target, pairs=())
+    return Candidates(
+        prompt=prompt_ids(tokenizer, prompt),
+        candidates=tuple(answers),
+        target=best if reference is None else answer_ids(tokenizer, reference),
+        pairs=tuple(
+            (answers.index(chosen), answers.index(rejected)) for _, chosen, rejected in group
+        ),
+        values=tuple(values[answer] for answer in answers) if valued else None,
+        with_target=loss.uses_target,
+    )
+
+
+def with_others(items: Sequence[Keyed]) -> list[Keyed]:
+    """Give each item the best answer to the next prompt, as one that does not belong to its own."""
+    if len({key for key, _ in items}) < 2:
+        raise StropError("this loss needs at least two prompts")
+    answers = [item.candidates[0] for _, item in items]
+    rolled = [*answers[1:], answers[0]]
+    return [
+        (key, replace(item, other=other)) for (key, item), other in zip(items, rolled, strict=True)
+    ]
+
+
+def split(
+    items: Sequence[tuple[str, T]], part: float, seed: int
+) -> tuple[list[tuple[str, T]], list[tuple[str, T]]]:
+    """Return the items to train on, and those held out: of each prompt all, or none."""
+    if not part:
+        return list(items), []
+    train = [one for one in items if not held_out(one[0], part, seed)]
+    rest = [one for one in items if held_out(one[0], part, seed)]
+    if not train or not rest:
+        raise StropError(
+            f"{len(items)} prompts are too few to hold out {part:.0%}: give more, or --held-out 0"
+        )
+    return train, rest

@@ -1,0 +1,197 @@
+"""Is the tuned model better? Answers of two models, judged by what did not build the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.console import say
+from strop.data import Prompt, prompt_key, read_rows, sha256_file, sha256_json, write_rows
+from strop.errors import StropError
+from strop.models.identity import model_identity
+from strop.stats import Interval, bootstrap, mean, paired_difference, verdict
+from strop.stats.resampling import Rows
+from strop.tuning.diagnosis import repeated_ngrams, text_failures
+from strop.tuning.overlap import rouge_l
+from strop.tuning.rank import check_samples, prompt_of
+from strop.tuning.ranker import CONFIG, Ranker
+from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
+
+STEPS = 30  #: of Newton's method
+
+
+def judge(
+    candidate: Path,
+    baseline: Path,
+    output: Path,
+    ranker: Path | None = None,
+    work: Path | None = None,
+) -> Facts:
+    """Compare the first answers of two sampling stages to the same prompts.
+
+    With a ranker: how often the candidate's answer wins, and how often it would if both were
+    equally long. With reference answers in the rows: how much of them each says. Always: lengths,
+    loops, answers that did not end. Every figure has an interval over prompts. Raises StropError
+    if the two have fewer than two prompts in common, or if there is nothing to judge by.
+    """
+    places = [rows_path(candidate), rows_path(baseline)]
+    inputs = {f"answers{number}": sha256_file(path) for number, path in enumerate(places)}
+    if ranker:
+        files = [model_identity(str(ranker)), sha256_file(ranker / CONFIG)]
+        inputs["ranker"] = sha256_json(files)
+
+    def make(directory: Path, place: Path) -> Facts:
+        both = matched(places)
+        loaded = Ranker(ranker) if ranker else None
+        return judged(both, loaded, directory)
+
+    settings = {"candidate": str(candidate), "baseline": str(baseline), "ranker": str(ranker)}
+    return run_stage("judge", output, settings, inputs, make, work)
+
+
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  #: rows of the candidate and of the baseline
+
+
+def matched(places: Sequence[Path]) -> Sequence[Pair]:
+    """Return the rows for prompts that both have."""
+    tables = []
+    for path in places:
+        rows = read_rows(path)
+        check_samples(rows, path)
+        tables.append({prompt_key(prompt_of(row)): row for row in rows})
+    both = [(tables[0][key], tables[1][key]) for key in tables[0] if key in tables[1]]
+    if len(both) < 2:
+        raise StropError(f"{places[0]} and {places[1]} have {len(both)} prompts in common: too few")
+    return both
+
+
+def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Facts:
+    """Write a row for each prompt and return the figures."""
+    rows = [compared(one, other) for one, other in both]
+    if ranker:
+        texts: list[tuple[Prompt, str, str]] = [
+            (prompt_of(one), *row["answers"]) for (one, _), row in zip(both, rows, strict=True)
+        ]
+        for row, probability in zip(rows, preferences(ranker, texts), strict=True):
+            row["preferred"] = probability
+    write_rows(directory / ROWS, rows)
+    facts: Facts = {"prompts": len(rows)}
+    if ranker:
+        facts |= win_facts(rows)
+    if "overlap" in rows[0]:
+        facts["overlap"] = difference_facts(column(rows, "overlap"), lower_is_better=False)
+    elif not ranker:
+        raise StropError("nothing to judge by: give a ranker, or answers with references")
+    facts["tokens"] = difference_facts(column(rows, "tokens"))
+    facts["repeated"] = difference_facts(column(rows, "repeated"), lower_is_better=True)
+    facts["ended"] = difference_facts(column(rows, "ended"), lower_is_better=False)
+    length, loops = (
+        (facts[name]["baseline"]["estimate"], facts[name]["candidate"]["estimate"])
+        for name in ("tokens", "repeated")
+    )
+    facts["diagnosis"] = text_failures(length, loops)
+    say(facts["diagnosis"])
+    return facts
+
+
+def compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of both answers to a prompt without a ranker."""
+    answers = [row["candidates"][0] for row in (one, other)]
+    tokens = [row["tokens"][0] for row in (one, other)]
+    found = {
+        "prompt": one["prompt"],
+        "answers": answers,
+        "tokens": [len(ids) for ids in tokens],
+        "repeated": [repeated_ngrams(ids) for ids in tokens],
+        "ended": [float(row["finish"][0] in ("end", "stop")) for row in (one, other)],
+    }
+    if "reference" in one:
+        known = one["reference"]
+        references = [known] if isinstance(known, str) else known
+        found["overlap"] = [rouge_l(text, references) for text in answers]
+    return found
+
+
+def preferences(ranker: Ranker, rows: Sequence[tuple[Prompt, str, str]]) -> list[float]:
+    """Return the probability that the first answer is better; equal answers are even."""
+    different = [row for row in rows if row[1] != row[2]]
+    if ranker.config.kind == "pairwise":
+        probabilities = ranker.prefer(different) if different else []
+    else:
+        scores = ranker.scores([(prompt, (a, b)) for prompt, a, b in different])
+        probabilities = [float(a > b) + 0.5 * (a == b) for a, b in scores]
+    found = iter(probabilities)
+    return [0.5 if a == b else next(found) for _, a, b in rows]
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
+    """Return a figure of both answers, (prompts, 2)."""
+    return np.array([row[name] for row in rows], dtype=np.float64)
+
+
+def win_facts(rows: Sequence[Mapping[str, Any]]) -> Facts:
+    """Return the win rate, and the one controlled for length."""
+    preferred = np.array([row["preferred"] for row in rows])
+    wins = (preferred > 0.5) + 0.5 * (preferred == 0.5)
+    longer = np.array([row["tokens"][0] - row["tokens"][1] for row in rows], dtype=np.float64)
+    rate = bootstrap(wins)
+    controlled = length_controlled(wins, longer)
+    return {
+        "win_rate": rate.to_json() | {"verdict": against_half(rate)},
+        "length_controlled": controlled.to_json() | {"verdict": against_half(controlled)},
+    }
+
+
+def against_half(rate: Interval) -> str:
+    """Say whether a rate of wins differs from one half."""
+    moved = Interval(rate.estimate - 0.5, rate.low - 0.5, rate.high - 0.5, rate.n, rate.level)
+    return verdict(moved, lower_is_better=False)
+
+
+def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) -> Interval:
+    """Return the win rate at equal lengths.
+
+    σ(a) of the logistic regression P(win) = σ(a + b tanh(Δlength / its standard deviation)), with
+    a weak prior on b. (Dubois et al. 2024, arXiv 2404.04475, section 3.1, for two models.)
+    """
+    spread = float(longer.std())
+    if not spread:
+        return bootstrap(wins)
+    columns = np.stack([wins, np.tanh(longer / spread)], axis=1)
+
+    def at_equal_length(rows: Rows) -> NDArray[np.float64]:
+        y, x = rows[..., 0], rows[..., 1]
+        a, b = np.zeros(len(rows)), np.zeros(len(rows))
+        for _ in range(STEPS):
+            p = 1 / (1 + np.exp(-(a[:, None] + b[:, None] * x)))
+            w = p * (1 - p)
+            # The prior is worth a hundredth of an answer: it only keeps b finite.
+            ga, gb = (y - p).sum(1) - 0.01 * a, ((y - p) * x).sum(1) - 0.01 * b
+            haa, hab = w.sum(1) + 0.01, (w * x).sum(1)
+            hbb = (w * x * x).sum(1) + 0.01
+            determinant = haa * hbb - hab**2
+            step_a = (hbb * ga - hab * gb) / determinant
+            step_b = (haa * gb - hab * ga) / determinant
+            size = np.maximum(1.0, np.maximum(abs(step_a), abs(step_b)))  # at most 1 at a time
+            a, b = a + step_a / size, b + step_b / size
+        result: NDArray[np.float64] = 1 / (1 + np.exp(-a))
+        return result
+
+    return bootstrap(columns, at_equal_length, resamples=2000)
+
+
+def difference_facts(values: NDArray[np.float64], lower_is_better: bool | None = None) -> Facts:
+    """Return the means of both, and of their difference, paired by prompt."""
+    difference = paired_difference(values[:, 0], values[:, 1], mean)
+    found = {
+        "candidate": bootstrap(values[:, 0]).to_json(),
+        "baseline": bootstrap(values[:, 1]).to_json(),
+        "difference": difference.to_json(),
+    }
+    if lower_is_better is None:
+        return found
+    return found | {"verdict": verdict(difference, lower_is_better)}

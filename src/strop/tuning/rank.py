@@ -1,0 +1,133 @@
+"""Which candidates a ranker prefers: a tournament, or a score for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strop.console import say
+from strop.data import Prompt, read_rows, sha256_file, sha256_json, write_rows
+from strop.errors import StropError
+from strop.models.identity import model_identity
+from strop.tuning.ranker import CONFIG, Ranker
+from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two candidates that are to be compared."""
+
+    row: int
+    first: int
+    second: int
+
+
+def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) -> Facts:
+    """Rank the candidates of a sampling stage; the rows get `comparisons`, or `values` too.
+
+    A pairwise ranker lets candidates meet in a tournament (SLiC-HF, section 2.3): of m, m - 1
+    comparisons, each [first, second, probability that the first is better]. A pointwise ranker
+    gives each candidate a value, the probability that it is good. Candidates that were cut, or are
+    equal to one before, take no part.
+    """
+    path = rows_path(samples)
+    inputs = {
+        "ranker": sha256_json([model_identity(str(ranker)), sha256_file(ranker / CONFIG)]),
+        "samples": sha256_file(path),
+    }
+
+    def make(directory: Path, place: Path) -> Facts:
+        rows = read_rows(path)
+        check_samples(rows, path)
+        loaded = Ranker(ranker)
+        entrants = [entering(row) for row in rows]
+        if loaded.config.kind == "pairwise":
+            compared = tournaments(loaded, rows, entrants)
+            ranked = [{**row, "comparisons": own} for row, own in zip(rows, compared, strict=True)]
+        else:
+            asked = [
+                (prompt_of(row), [row["candidates"][place] for place in places])
+                for row, places in zip(rows, entrants, strict=True)
+            ]
+            scores = loaded.scores(asked)
+            ranked = [
+                {**row, "values": [dict(zip(places, own, strict=True)).get(i) for i in every(row)]}
+                for row, places, own in zip(rows, entrants, scores, strict=True)
+            ]
+        write_rows(directory / ROWS, ranked)
+        left_out = sum(len(row["candidates"]) for row in rows) - sum(map(len, entrants))
+        if left_out:
+            say(f"{left_out} candidates take no part: cut, empty, or equal to another")
+        return {
+            "prompts": len(rows),
+            "kind": loaded.config.kind,
+            "ranked": sum(map(len, entrants)),
+            "left_out": left_out,
+        }
+
+    return run_stage("rank", output, {"ranker": str(ranker)}, inputs, make, work)
+
+
+def check_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Raise StropError unless the rows are those of a sampling stage."""
+    for number, row in enumerate(rows, start=1):
+        for column in ("prompt", "candidates", "tokens", "finish"):
+            if column not in row:
+                raise StropError(f"{path}:{number}: no column '{column}': not rows of strop sample")
+    if not rows:
+        raise StropError(f"{path}: no rows")
+
+
+def every(row: Mapping[str, Any]) -> range:
+    """Return the places of a row's candidates."""
+    return range(len(row["candidates"]))
+
+
+def prompt_of(row: Mapping[str, Any]) -> Prompt:
+    """Return a row's prompt."""
+    prompt = row["prompt"]
+    return prompt if isinstance(prompt, str) else tuple(prompt)
+
+
+def entering(row: Mapping[str, Any]) -> list[int]:
+    """Return the candidates that are whole, not empty, and not equal to one before."""
+    seen: set[str] = set()
+    found = []
+    for place in every(row):
+        text = row["candidates"][place].strip()
+        if row["finish"][place] in ("end", "stop") and text and text not in seen:
+            seen.add(text)
+            found.append(place)
+    return found
+
+
+def tournaments(
+    ranker: Ranker, rows: Sequence[Mapping[str, Any]], entrants: Sequence[Sequence[int]]
+) -> list[list[tuple[int, int, float]]]:
+    """Let the candidates of each row meet until one is left; the rounds of all rows together."""
+    standing = [list(places) for places in entrants]
+    found: list[list[tuple[int, int, float]]] = [[] for _ in rows]
+    while any(len(places) > 1 for places in standing):
+        matches = [
+            Match(row, *places[at : at + 2])
+            for row, places in enumerate(standing)
+            for at in range(0, len(places) - 1, 2)
+        ]
+        texts = [
+            (
+                prompt_of(rows[one.row]),
+                *(rows[one.row]["candidates"][i] for i in (one.first, one.second)),
+            )
+            for one in matches
+        ]
+        losers: list[set[int]] = [set() for _ in rows]
+        for one, probability in zip(matches, ranker.prefer(texts), strict=True):
+            found[one.row].append((one.first, one.second, probability))
+            losers[one.row].add(one.second if probability >= 0.5 else one.first)
+        standing = [
+            [place for place in places if place not in out]
+            for places, out in zip(standing, losers, strict=True)
+        ]
+    return found

@@ -1,0 +1,205 @@
+"""A ranker: a language model that says which of two answers is better, or how good one is.
+
+Pairwise it reads prompt, answer A and answer B, and says A or B; both orders are read, and their
+margins averaged, so that the place of an answer says nothing. Pointwise it reads prompt and answer,
+and says good or bad. What it says is read as a probability. (SLiC-HF, Zhao et al. 2023, section
+2.2; swapped orders: RSO, Liu et al. 2023, section 3.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import logsigmoid
+
+from strop.console import progress
+from strop.data import Prompt, read_json, write_json
+from strop.errors import StropError, unknown_name
+from strop.models.tokenizer import Tokenizer
+from strop.training.loop import Objective, Row
+from strop.training.network import Trainee, open_trainee
+from strop.training.scoring import last_states
+from strop.training.sequences import Group, Tokens, filled, lay_out
+
+CONFIG = "ranker.json"  #: beside the adapter: what kind of ranker it is
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a ranker asks."""
+
+    before: str  #: the prompt
+    answers: tuple[str, ...]  #: comes before each answer
+    after: str  #: all answers
+    labels: tuple[str, str]  #: what the model says: for the first or a good one, and the other
+
+
+KINDS = {
+    "pairwise": Kind("", ("\n\nAnswer A: ", "\n\nAnswer B: "), "\n\nBetter answer:", (" A", " B")),
+    "pointwise": Kind("", ("\n\nAnswer: ",), "\n\nThis answer is", (" good", " bad")),
+}
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """What a ranker reads."""
+
+    kind: str = "pairwise"  #: or pointwise
+    prompt_tokens: int = 256  #: the last so many tokens of a prompt are read
+    answer_tokens: int = 256  #: the first so many tokens of an answer are read
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if self.kind not in KINDS:
+            raise unknown_name("kind of ranker", self.kind, KINDS)
+        for name in ("prompt_tokens", "answer_tokens"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise StropError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A prompt with what is asked about its answers: one completion for each margin."""
+
+    group: Group
+
+
+class Reader:
+    """What turns texts into questions, and states into margins."""
+
+    def __init__(self, trainee: Trainee, config: RankerConfig) -> None:
+        """Look up the labels. Raises StropError where they are not two tokens."""
+        self.trainee, self.config = trainee, config
+        self.kind = KINDS[config.kind]
+        tokenizer = trainee.tokenizer
+        self.labels = [label_token(tokenizer, label) for label in self.kind.labels]
+        if self.labels[0] == self.labels[1]:
+            raise StropError("the model's tokenizer has no two tokens for the ranker's labels")
+
+    def compared(self, prompt: Prompt, answers: Sequence[str]) -> Compared:
+        """Ask about two answers, in both orders; or about each of some, where one is read alone."""
+        encode = self.trainee.tokenizer.encode
+        context = encode(context_text(prompt))[-self.config.prompt_tokens :]
+        cut = [
+            encode(" " + text.strip(), special=False)[: self.config.answer_tokens]
+            for text in answers
+        ]
+        orders = [cut, cut[::-1]] if self.config.kind == "pairwise" else [[one] for one in cut]
+        completions = tuple(self.question(order) for order in orders)
+        return Compared(Group(tuple(context), completions))
+
+    def question(self, answers: Sequence[Sequence[int]]) -> Tokens:
+        """Return the tokens after the prompt, up to where the label comes."""
+        encode = self.trainee.tokenizer.encode
+        parts: list[int] = []
+        for before, answer in zip(self.kind.answers, answers, strict=True):
+            parts += [*encode(before.rstrip(" "), special=False), *answer]
+        return (*parts, *encode(self.kind.after, special=False))
+
+    def margins(self, network: Any, items: Sequence[Compared]) -> torch.Tensor:
+        """Return the difference of the labels' logits after each completion."""
+        layout = lay_out([item.group for item in items], network.device)
+        states = last_states(network, layout).index_select(0, layout.ends)
+        first, second = label_rows(network, self.labels)
+        margins: torch.Tensor = (states @ (first - second).to(states.dtype)).float()
+        return margins
+
+
+def label_rows(network: Any, labels: Sequence[int]) -> torch.Tensor:
+    """Return the head's rows of two tokens."""
+    head = network.get_output_embeddings()
+    if hasattr(head, "embedding"):  # tied to a packed embedding
+        head = head.embedding[0]
+    ids = torch.tensor(labels)
+    return head.rows(ids) if hasattr(head, "rows") else head.weight[ids]
+
+
+def label_token(tokenizer: Tokenizer, label: str) -> int:
+    """Return the first token of a label."""
+    return tokenizer.encode(label, special=False)[0]
+
+
+def context_text(prompt: Prompt) -> str:
+    """Write a prompt as text."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in prompt)
+
+
+def ranker_objective(reader: Reader) -> Objective:
+    """Return the objective: cross-entropy of the right labels; the better answer comes first."""
+
+    def compute(
+        network: Any, items: Sequence[Compared], shared: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[Row]]:
+        first, second = reader.margins(network, items).view(-1, 2).T
+        losses = -logsigmoid(first) - logsigmoid(-second)
+        rows = [
+            {"loss": loss, "margin": margin, "right": float(margin > 0) + 0.5 * (margin == 0)}
+            for loss, margin in zip(losses.tolist(), ((first - second) / 2).tolist(), strict=True)
+        ]
+        return losses.sum(), rows
+
+    return Objective(loss=compute)
+
+
+class Ranker:
+    """A ranker that was trained."""
+
+    def __init__(self, directory: Path, room: int = 4096) -> None:
+        """Load it. Raises StropError for a directory that holds none."""
+        found = read_json(directory / CONFIG)
+        try:
+            self.config = RankerConfig(**found)
+        except TypeError as error:
+            raise StropError(f"{directory / CONFIG}: not of a ranker") from error
+        self.reader = Reader(open_trainee(str(directory)), self.config)
+        self.network = self.reader.trainee.network
+        self.room = room
+
+    def prefer(self, rows: Sequence[tuple[Prompt, str, str]]) -> list[float]:
+        """Return the probability that the first answer is better, for each (prompt, a, b)."""
+        items = [self.reader.compared(prompt, (a, b)) for prompt, a, b in rows]
+        return [float(sigmoid((first - second) / 2)) for first, second in self.read(items)]
+
+    def scores(self, rows: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[float]]:
+        """Return the probability that each answer is good. StropError for a pairwise ranker."""
+        if self.config.kind != "pointwise":
+            raise StropError("a pairwise ranker compares answers; it does not score each alone")
+        items = [self.reader.compared(prompt, answers) for prompt, answers in rows]
+        return [[float(sigmoid(one)) for one in margins] for margins in self.read(items)]
+
+    def read(self, items: Sequence[Compared]) -> list[list[float]]:
+        """Return the margins of each item, in order."""
+        found: dict[int, list[float]] = {}
+        with progress("ranking", len(items), "prompts") as advance:
+            for part, margins in margins_of(self.reader, items, self.room):
+                found.update(zip(part, margins, strict=True))
+                advance(len(part))
+        return [found[index] for index in range(len(items))]
+
+
+def margins_of(
+    reader: Reader, items: Sequence[Compared], room: int
+) -> Iterator[tuple[list[int], list[list[float]]]]:
+    """Yield which items were read, and the margins of each, lot by lot."""
+    for part in filled([item.group for item in items], room):
+        with torch.no_grad():
+            every = reader.margins(reader.trainee.network, [items[index] for index in part])
+        counts = [len(items[index].group.completions) for index in part]
+        yield part, [one.tolist() for one in every.split(counts)]
+
+
+def sigmoid(x: float) -> float:
+    """Return the probability for a margin."""
+    return float(1 / (1 + np.exp(-x)))
+
+
+def save_ranker_config(config: RankerConfig, directory: Path) -> None:
+    """Write what kind of ranker it is."""
+    write_json(directory / CONFIG, vars(config))

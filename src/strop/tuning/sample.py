@@ -1,0 +1,172 @@
+"""Candidates: several answers of a model to each of many prompts, through the engine in batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from strop.console import progress, say
+from strop.data import (
+    Asked,
+    Rejected,
+    read_prompts,
+    read_rows,
+    report_rejected,
+    sha256_file,
+    write_rows,
+)
+from strop.decoding import Sampling, complete_many
+from strop.errors import StropError
+from strop.models import load, pack
+from strop.models.identity import model_identity
+from strop.models.interface import Model
+from strop.models.load import default_backend
+from strop.models.references import resolve
+from strop.tuning.encode import prompt_ids
+from strop.tuning.stage import REJECTED, ROWS, Facts, rows_path, run_stage
+
+FORMAT = "bfp8"  #: in which a model that is not packed is sampled from: perplexity +0.4%
+TOGETHER = 8  #: prompts whose answers are written at once
+KEPT = 4 * TOGETHER  #: prompts whose answers are kept together in one file of the work
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How candidates are drawn; the defaults are those of SLiC-HF."""
+
+    n: int = 8  #: answers to each prompt
+    temperature: float = 0.7  #: 0 always takes the most likely token
+    top_k: int = 40  #: choose among so many of the most likely tokens; 0: all
+    max_tokens: int = 256  #: longer answers are cut, and never used for pairs
+    seed: int = 0  #: the same seed gives the same answers
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if type(self.n) is not int or self.n < 1:
+            raise StropError(f"n must be at least 1, not {self.n}")
+        self.sampling(0, 0)
+
+    def sampling(self, prompt: int, number: int) -> Sampling:
+        """Return the settings of one answer, with a seed of its own."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            max_tokens=self.max_tokens,
+            seed=(self.seed * 1_000_003 + prompt * 1009 + number) % 2**64,
+        )
+
+
+def sample(
+    model: str,
+    data: Path,
+    output: Path,
+    config: SampleConfig | None = None,
+    columns: Mapping[str, str] | None = None,
+    work: Path | None = None,
+) -> Facts:
+    """Write candidates for the prompts of a file of rows into a stage's directory.
+
+    A row has prompt, candidates, tokens and finish (why each ended), and the reference answer where
+    the data has one. A model that is not packed is packed first, in 8 bits, into the work. Raises
+    StropError for bad data, and for what the engine does not run.
+    """
+    config = config or SampleConfig()
+    path = rows_path(data)
+    inputs = {"model": model_identity(model), "data": sha256_file(path)}
+    settings = {"model": model, **asdict(config), "columns": dict(columns or {})}
+
+    def make(directory: Path, place: Path) -> Facts:
+        records = read_prompts(path, columns)
+        loaded = engine(model, place)
+        rows, rejected = answered(loaded, records.rows, config, place)
+        rejected = [*records.rejected, *rejected]
+        total = len(records.rows) + len(records.rejected)
+        report_rejected(rejected, total, directory / REJECTED)
+        write_rows(directory / ROWS, rows)
+        return facts_of(rows, rejected)
+
+    return run_stage("sample", output, settings, inputs, make, work)
+
+
+def engine(model: str, work: Path) -> Model:
+    """Load a packed model; pack one that is not."""
+    if default_backend(resolve(model)) == "native":
+        return load(model)
+    packed = work / "packed"
+    if not packed.is_dir():
+        say(f"{model} is not packed: sampling from it in {FORMAT}")
+        pack(model, FORMAT, packed)
+    return load(str(packed))
+
+
+def answered(
+    model: Model, asked: Sequence[Asked], config: SampleConfig, work: Path
+) -> tuple[list[dict[str, Any]], list[Rejected]]:
+    """Return a row for each prompt, and the prompts that leave no room for an answer."""
+    rows: list[dict[str, Any]] = []
+    rejected: list[Rejected] = []
+    fitting: list[tuple[int, Asked, list[int]]] = []
+    for number, one in enumerate(asked):
+        ids = list(prompt_ids(model.tokenizer, one.prompt))
+        if len(ids) >= model.context_length:
+            reason = f"prompt longer than the context of {model.context_length} tokens"
+            rejected.append(Rejected(number + 1, reason, vars(one)))
+        else:
+            fitting.append((number, one, ids))
+    if not fitting:
+        raise StropError(f"no prompt fits the context of {model.context_length} tokens")
+    with progress("sampling", config.n * len(fitting), "answers") as advance:
+        for start in range(0, len(fitting), KEPT):
+            kept = work / f"answers-{start // KEPT:05}.jsonl"
+            lot = fitting[start : start + KEPT]
+            if not kept.exists():
+                write_rows(kept, written(model, lot, config))
+            rows += read_rows(kept)
+            advance(config.n * len(lot))
+    return rows, rejected
+
+
+def written(
+    model: Model, lot: Sequence[tuple[int, Asked, list[int]]], config: SampleConfig
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each prompt, when all are answered."""
+    # Each place of the engine's batch keeps one prompt in its cache for all answers to it.
+    jobs = [
+        (place, number)
+        for start in range(0, len(lot), TOGETHER)
+        for number in range(config.n)
+        for place in range(start, min(start + TOGETHER, len(lot)))
+    ]
+    prompts = [lot[place][2] for place, _ in jobs]
+    samplings = [config.sampling(lot[place][0], number) for place, number in jobs]
+    found = {}
+    for index, answer in complete_many(model, prompts, samplings, width=TOGETHER):
+        found[jobs[index]] = replace(answer, states=None)
+    for place, (_, asked, _) in enumerate(lot):
+        answers = [found[place, number] for number in range(config.n)]
+        row: dict[str, Any] = {
+            "prompt": asked.prompt,
+            "candidates": [one.text for one in answers],
+            "tokens": [list(one.tokens) for one in answers],
+            "finish": [one.finish_reason for one in answers],
+        }
+        yield row if asked.reference is None else row | {"reference": asked.reference}
+
+
+def facts_of(rows: Sequence[Mapping[str, Any]], rejected: Sequence[Rejected]) -> Facts:
+    """Count what was written."""
+    lengths = [len(ids) for row in rows for ids in row["tokens"]]
+    different = sum(len(set(map(tuple, row["tokens"]))) for row in rows)
+    ended = sum(reason == "end" for row in rows for reason in row["finish"])
+    return {
+        "prompts": len(rows),
+        "rejected": len(rejected),
+        "answers": len(lengths),
+        "different": different,
+        "ended": ended,
+        "mean_tokens": sum(lengths) / len(lengths),
+    }

@@ -1,0 +1,103 @@
+"""A stage: what it makes, beside a manifest that says from what; done once, and resumed if killed.
+
+OUTPUT/                 what the stage makes, and manifest.json; appears whole
+OUTPUT.work/            until then: what has been done so far
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import strop
+from strop.console import say
+from strop.data import (
+    atomic_path,
+    begin_or_go_on,
+    clear,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+from strop.errors import StropError
+from strop.models.environment import environment, peak_memory, reset_peak_memory
+
+MANIFEST, ROWS, REJECTED = "manifest.json", "rows.jsonl", "rejected.jsonl"
+
+Facts = dict[str, Any]  #: JSON values: what came of a stage
+
+
+def run_stage(
+    kind: str,
+    output: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    make: Callable[[Path, Path], Facts],
+    work: Path | None = None,
+) -> Facts:
+    """Let `make(directory, work)` fill a directory that then becomes `output`; return its facts.
+
+    Nothing is done if `output` was made with equal settings, from inputs of equal contents
+    (`inputs` are hashes), and by this version. `work` is kept when a stage is killed, and the next
+    call goes on with it. Raises StropError if `output` holds something that is not of a stage.
+    """
+    plan = {
+        "stage": kind,
+        "settings": dict(settings),
+        "inputs": dict(inputs),
+        "strop": strop.__version__,
+    }
+    digest = sha256_json(plan)
+    kept = finished(output, kind)
+    if kept is not None and kept["hash"] == digest and unchanged(output, kept):
+        say(f"{output}: already done")
+        facts: Facts = kept["facts"]
+        return facts
+    work = work or output.parent / f"{output.name}.work"
+    begin_or_go_on(work, {"sha256": digest})
+    with atomic_path(output) as partial:
+        partial.mkdir(parents=True)
+        reset_peak_memory()
+        start = time.monotonic()
+        facts = make(partial, work)
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        manifest = {
+            "hash": digest,
+            **plan,
+            "facts": facts,
+            "outputs": {str(path.relative_to(partial)): sha256_file(path) for path in files},
+            "environment": environment(),
+            "seconds": round(time.monotonic() - start, 3),
+            "peak_memory_bytes": peak_memory(),
+        }
+        write_json(partial / MANIFEST, manifest)
+    clear(work)
+    return facts
+
+
+def finished(output: Path, kind: str) -> dict[str, Any] | None:
+    """Return the manifest of what is there; StropError if that is no stage's, or another kind's."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    manifest = output / MANIFEST
+    found = read_json(manifest) if manifest.is_file() else None
+    keys = {"hash", "stage", "outputs", "facts"}
+    if not isinstance(found, dict) or not keys <= found.keys() or found["stage"] != kind:
+        raise StropError(f"{output}: is there, and was not made by this command: name another")
+    return found
+
+
+def unchanged(output: Path, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a stage's files are as they were written."""
+    return all(
+        (output / name).is_file() and sha256_file(output / name) == digest
+        for name, digest in manifest["outputs"].items()
+    )
+
+
+def rows_path(place: Path) -> Path:
+    """Return the file of rows that a stage's directory, or a path to a file, stands for."""
+    return place / ROWS if place.is_dir() else place
