@@ -77,7 +77,8 @@ def lines(label: str, total: float, unit: str) -> Iterator[Callable[[float], Non
 def quantity(value: float, unit: str) -> str:
     """Format a count with its unit, bytes with a decimal prefix: 12.3 MB, 512 tokens."""
     if unit != "B":
-        return f"{value:,.0f} {unit}".rstrip()
+        number = f"{value:.2g}" if 0 < value < 10 and value % 1 else f"{value:,.0f}"
+        return f"{number} {unit}".rstrip()
     prefixes = ["", "k", "M", "G", "T"]
     while value >= 1000 and len(prefixes) > 1:
         value /= 1000

@@ -69,7 +69,7 @@ class TrainingConfig:
     schedule: str = "cosine"  #: how it falls after that: see SCHEDULES
     weight_decay: float = 0.0  #: of AdamW
     clip: float = 1.0  #: largest norm of the gradient; 0: any
-    room: int = 4096  #: tokens that are computed at a time, unless one item has more
+    room: int = 1024  #: tokens that are computed at a time, unless one item has more
     evaluate_every: int = 0  #: steps between two evaluations; 0: ten in all
     patience: int = 0  #: evaluations without a better loss after which to stop; 0: never
     trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, where installed

@@ -53,9 +53,10 @@ class Trainee:
     context_length: int  #: most tokens of one sequence
 
 
-def open_trainee(reference: str, config: NetworkConfig | None = None) -> Trainee:
+def open_trainee(reference: str, config: NetworkConfig | None = None, seed: int = 0) -> Trainee:
     """Load a model to train it. A directory with an adapter is gone on with, on its own base.
 
+    `seed` is for the first values of new adapters, which at first change nothing all the same.
     Packed weights stay packed. Raises StropError for a model that cannot be trained: one that is
     packed, without adapters; one that changes its logits after the head; capped attention.
     """
@@ -74,7 +75,9 @@ def open_trainee(reference: str, config: NetworkConfig | None = None) -> Trainee
     if adapter:
         load_adapter(network, adapter)
     elif config.rank:
-        add_lora(network, config.rank, config.alpha)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            add_lora(network, config.rank, config.alpha)
     else:
         network.requires_grad_(True)
     if config.checkpointing:

@@ -59,7 +59,7 @@ def preference_objective(loss: Loss, settings: Settings) -> Objective:
             for scores in scores_of(item, own, lengths, mean, loss):
                 value = loss.formula(scores, settings)
                 total = total + value
-                rows.append({"loss": float(value.detach()), **facts(scores)})
+                rows.append(facts(scores))
                 if loss.slack:
                     open_hinges = loss.slack(scores, settings).detach() > 0
                     rows[-1]["active"] = float(open_hinges.float().mean())

@@ -47,14 +47,9 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
             compared = tournaments(loaded, rows, entrants)
             ranked = [{**row, "comparisons": own} for row, own in zip(rows, compared, strict=True)]
         else:
-            asked = [
-                (prompt_of(row), [row["candidates"][place] for place in places])
-                for row, places in zip(rows, entrants, strict=True)
-            ]
-            scores = loaded.scores(asked)
             ranked = [
-                {**row, "values": [dict(zip(places, own, strict=True)).get(i) for i in every(row)]}
-                for row, places, own in zip(rows, entrants, scores, strict=True)
+                {**row, "values": own}
+                for row, own in zip(rows, all_values(loaded, rows, entrants), strict=True)
             ]
         write_rows(directory / ROWS, ranked)
         left_out = sum(len(row["candidates"]) for row in rows) - sum(map(len, entrants))
@@ -100,6 +95,22 @@ def entering(row: Mapping[str, Any]) -> list[int]:
         if row["finish"][place] in ("end", "stop") and text and text not in seen:
             seen.add(text)
             found.append(place)
+    return found
+
+
+def all_values(
+    ranker: Ranker, rows: Sequence[Mapping[str, Any]], entrants: Sequence[Sequence[int]]
+) -> list[list[float | None]]:
+    """Return the value of each candidate of each row, None for those that take no part."""
+    asked = [number for number, places in enumerate(entrants) if places]
+    texts = [
+        (prompt_of(rows[number]), [rows[number]["candidates"][i] for i in entrants[number]])
+        for number in asked
+    ]
+    found: list[list[float | None]] = [[None for _ in every(row)] for row in rows]
+    for number, scores in zip(asked, ranker.scores(texts), strict=True):
+        for place, value in zip(entrants[number], scores, strict=True):
+            found[number][place] = value
     return found
 
 

@@ -19,8 +19,8 @@ from torch.nn.functional import logsigmoid
 
 from strop.console import progress
 from strop.data import Prompt, read_json, write_json
+from strop.decoding.cache import common_prefix
 from strop.errors import StropError, unknown_name
-from strop.models.tokenizer import Tokenizer
 from strop.training.loop import Objective, Row
 from strop.training.network import Trainee, open_trainee
 from strop.training.scoring import last_states
@@ -73,13 +73,15 @@ class Reader:
     """What turns texts into questions, and states into margins."""
 
     def __init__(self, trainee: Trainee, config: RankerConfig) -> None:
-        """Look up the labels. Raises StropError where they are not two tokens."""
+        """Look up the labels."""
         self.trainee, self.config = trainee, config
         self.kind = KINDS[config.kind]
-        tokenizer = trainee.tokenizer
-        self.labels = [label_token(tokenizer, label) for label in self.kind.labels]
-        if self.labels[0] == self.labels[1]:
-            raise StropError("the model's tokenizer has no two tokens for the ranker's labels")
+        encode = trainee.tokenizer.encode
+        first, second = (encode(label, special=False) for label in self.kind.labels)
+        # What both begin with, such as a space that is a token of its own, belongs to the question.
+        common = common_prefix(first, second)
+        self.after = (*encode(self.kind.after, special=False), *first[:common])
+        self.labels = first[common], second[common]
 
     def compared(self, prompt: Prompt, answers: Sequence[str]) -> Compared:
         """Ask about two answers, in both orders; or about each of some, where one is read alone."""
@@ -99,7 +101,7 @@ class Reader:
         parts: list[int] = []
         for before, answer in zip(self.kind.answers, answers, strict=True):
             parts += [*encode(before.rstrip(" "), special=False), *answer]
-        return (*parts, *encode(self.kind.after, special=False))
+        return (*parts, *self.after)
 
     def margins(self, network: Any, items: Sequence[Compared]) -> torch.Tensor:
         """Return the difference of the labels' logits after each completion."""
@@ -119,11 +121,6 @@ def label_rows(network: Any, labels: Sequence[int]) -> torch.Tensor:
     return head.rows(ids) if hasattr(head, "rows") else head.weight[ids]
 
 
-def label_token(tokenizer: Tokenizer, label: str) -> int:
-    """Return the first token of a label."""
-    return tokenizer.encode(label, special=False)[0]
-
-
 def context_text(prompt: Prompt) -> str:
     """Write a prompt as text."""
     if isinstance(prompt, str):
@@ -140,8 +137,8 @@ def ranker_objective(reader: Reader) -> Objective:
         first, second = reader.margins(network, items).view(-1, 2).T
         losses = -logsigmoid(first) - logsigmoid(-second)
         rows = [
-            {"loss": loss, "margin": margin, "right": float(margin > 0) + 0.5 * (margin == 0)}
-            for loss, margin in zip(losses.tolist(), ((first - second) / 2).tolist(), strict=True)
+            {"margin": margin, "right": float(margin > 0) + 0.5 * (margin == 0)}
+            for margin in ((first - second) / 2).tolist()
         ]
         return losses.sum(), rows
 
@@ -151,7 +148,7 @@ def ranker_objective(reader: Reader) -> Objective:
 class Ranker:
     """A ranker that was trained."""
 
-    def __init__(self, directory: Path, room: int = 4096) -> None:
+    def __init__(self, directory: Path, room: int = 1024) -> None:
         """Load it. Raises StropError for a directory that holds none."""
         found = read_json(directory / CONFIG)
         try:

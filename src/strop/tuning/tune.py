@@ -30,6 +30,7 @@ from strop.data import (
 from strop.errors import StropError
 from strop.models.identity import model_identity
 from strop.models.packing import copy_companions
+from strop.models.torch_backend import quietly
 from strop.stats import bootstrap, paired_difference, verdict, wilson
 from strop.svg import standalone
 from strop.training.loop import Objective, Trained, TrainingConfig, train
@@ -92,7 +93,7 @@ def tune_sft(
 
     def make(directory: Path, place: Path) -> Facts:
         records = read_examples(rows_path(data), columns)
-        trainee = open_trainee(model, config.network)
+        trainee = open_trainee(model, config.network, config.training.seed)
         items, too_long = example_items(records.rows, trainee.tokenizer, trainee.context_length)
         note_rejected(records, too_long, directory)
         train_items, held = split(items, config.held_out, config.training.seed)
@@ -129,7 +130,7 @@ def tune_preference(
             [one for part in parts for one in part.rows],
             [one for part in parts for one in part.rejected],
         )
-        trainee = open_trainee(model, config.network)
+        trainee = open_trainee(model, config.network, config.training.seed)
         most = trainee.context_length
         items, too_long = preference_items(records.rows, trainee.tokenizer, most, row)
         note_rejected(records, too_long, directory)
@@ -171,7 +172,7 @@ def tune_ranker(
     def make(directory: Path, place: Path) -> Facts:
         records = read_preferences(rows_path(data), columns)
         note_rejected(records, [], directory)
-        trainee = open_trainee(model, config.network)
+        trainee = open_trainee(model, config.network, config.training.seed)
         reader = Reader(trainee, ranker)
         keyed = [
             (prompt_key(one.prompt), reader.compared(one.prompt, (one.chosen, one.rejected)))
@@ -272,7 +273,8 @@ def save_network(trainee: Trainee, directory: Path) -> None:
             trainee.network, str(base.resolve()) if base.exists() else trainee.base, directory
         )
         return
-    trainee.network.save_pretrained(directory)
+    with quietly():
+        trainee.network.save_pretrained(directory)
     copy_companions(trainee.directory, directory)
 
 

@@ -1,0 +1,110 @@
+"""Judging: overlap, lengths, and win rates at equal lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from strop.tuning.diagnosis import diagnose, repeated_ngrams, text_failures
+from strop.tuning.judge import length_controlled
+from strop.tuning.overlap import longest_common, rouge_l
+
+
+def slow_common(left: str, right: str) -> int:
+    if not left or not right:
+        return 0
+    if left[0] == right[0]:
+        return 1 + slow_common(left[1:], right[1:])
+    return max(slow_common(left[1:], right), slow_common(left, right[1:]))
+
+
+def test_longest_common_subsequence_is_that_of_the_definition() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        left, right = ("".join(random.choice(list("abc"), random.integers(0, 8))) for _ in "12")
+        assert longest_common(left, right) == slow_common(left, right)
+
+
+def test_rouge_l_of_the_paper() -> None:
+    """Lin 2004, section 3.1: two thirds of four words in common, and one half."""
+    reference = "police killed the gunman"
+    assert rouge_l("police kill the gunman", [reference]) == pytest.approx(0.75)
+    assert rouge_l("the gunman kill police", [reference]) == pytest.approx(0.5)
+    assert rouge_l("Police killed, the GUNMAN!", [reference]) == 1
+    assert rouge_l("", [reference]) == 0
+    assert rouge_l("a b", ["c", "a b"]) == 1
+
+
+def answers(effect: float, by_length: float, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Wins that depend on quality and on length, where ours are longer."""
+    random = np.random.default_rng(1)
+    longer = random.normal(10, 20, n)
+    p = 1 / (1 + np.exp(-(effect + by_length * np.tanh(longer / longer.std()))))
+    return (random.random(n) < p).astype(float), longer
+
+
+def test_length_control_takes_out_what_length_explains() -> None:
+    wins, longer = answers(effect=0.0, by_length=3.0)
+    assert wins.mean() > 0.6
+    assert not length_controlled(wins, longer).excludes(0.5)
+    wins, longer = answers(effect=1.0, by_length=3.0)
+    assert length_controlled(wins, longer).low > 0.5
+
+
+def test_length_control_without_lengths_is_the_win_rate() -> None:
+    wins = np.array([1.0, 0.0, 1.0, 1.0, 0.5] * 10)
+    assert length_controlled(wins, np.zeros(50)).estimate == pytest.approx(0.7)
+    wins, longer = answers(effect=0.8, by_length=0.0)
+    assert length_controlled(wins, longer).estimate == pytest.approx(wins.mean(), abs=0.05)
+
+
+def test_length_control_survives_answers_that_lengths_separate() -> None:
+    longer = np.linspace(-1, 1, 40)
+    found = length_controlled((longer > 0).astype(float), longer)
+    assert 0.2 < found.estimate < 0.8
+
+
+def test_repeated_ngrams() -> None:
+    assert repeated_ngrams([1, 2, 3]) == 0
+    assert repeated_ngrams([1, 2, 3, 4, 5]) == 0
+    assert repeated_ngrams([1] * 7) == 0.75
+
+
+def steps(**figures: tuple[float, float]) -> list[dict[str, float]]:
+    """Twenty steps in which figures go from one value to another and stay there."""
+    return [
+        {name: a + (b - a) * min(1, step / 15) for name, (a, b) in figures.items()}
+        | {"step": step + 1}
+        for step in range(20)
+    ]
+
+
+def evaluations(*losses: float) -> list[dict[str, float]]:
+    return [{"loss": loss, "step": step} for step, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize(
+    ("run", "held_out", "said"),
+    [
+        ({"active": (1, 0.0), "margin": (0, 9)}, (2, 1), "dead hinge"),
+        ({"active": (1, 1), "margin": (0, -1)}, (2, 1.9), "nothing learned: 100% of pairs"),
+        ({"chosen": (-50, -80), "rejected": (-50, -120)}, (2, 1), "chosen answers fall"),
+        ({}, (2, 1, 0.9, 1.8), "overfitted: the held-out loss was lowest after step 2"),
+        ({}, (2, 2.1, 2.2), "nothing learned: the held-out loss was never lower"),
+        ({"active": (1, 0.4), "margin": (0, 3)}, (2, 1, 0.9), "no known failure shows"),
+        ({"chosen": (-50, -80), "rejected": (-50, -70)}, (2, 1), "no known failure shows"),
+        ({"active": (1, 1), "margin": (0, 1)}, (2, 1.9), "no known failure shows"),
+        ({}, (), "no known failure shows"),
+    ],
+)
+def test_known_failures_are_named(
+    run: dict[str, tuple[float, float]], held_out: tuple[float, ...], said: str
+) -> None:
+    assert diagnose(steps(**run), evaluations(*held_out)).startswith(said)
+
+
+def test_text_failures() -> None:
+    assert text_failures((20, 40), (0, 0)).startswith("length drift: answers have 40 tokens")
+    assert text_failures((20, 20), (0.1, 0.5)).startswith("loops: 50%")
+    assert text_failures((20, 20), (0.5, 0.5)).startswith("no drift")
+    assert text_failures((20, 10), (0.1, 0.1)).startswith("no drift")
