@@ -15,12 +15,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from strop.cli import formats
+from strop.cli import formats, tune
 from strop.cli.chat import chat
 from strop.cli.check import check
 from strop.cli.draft import draft
+from strop.cli.export import export
 from strop.cli.generate import generate
 from strop.cli.pack import pack, unpack
+from strop.cli.preferences import judge, pairs, rank, sample
 from strop.cli.run import run
 from strop.cli.verify import verify
 from strop.errors import StropError
@@ -59,11 +61,15 @@ def options(
 app.command()(run)
 app.command()(pack)
 app.command()(unpack)
+app.command()(export)
 app.command()(check)
 app.command()(generate)
 app.command()(chat)
 app.command()(verify)
 app.command()(draft)
+for command in (sample, rank, pairs, judge):
+    app.command()(command)
+app.add_typer(tune.app, name="tune")
 app.add_typer(formats.app, name="formats")
 
 

@@ -1,6 +1,7 @@
 """Measuring what a change to a model did to it."""
 
 from strop.evaluation.check import CheckResult, check
+from strop.evaluation.export import ExportReport, export
 from strop.evaluation.formats import FormatRow, compare_formats, default_plans, write_csv
 from strop.evaluation.formats_plot import check_plot, plot_formats
 from strop.evaluation.speed import SpeedResult, measure_speed
@@ -8,6 +9,7 @@ from strop.evaluation.text import default_text
 
 __all__ = [
     "CheckResult",
+    "ExportReport",
     "FormatRow",
     "SpeedResult",
     "check",
@@ -15,6 +17,7 @@ __all__ = [
     "compare_formats",
     "default_plans",
     "default_text",
+    "export",
     "measure_speed",
     "plot_formats",
     "write_csv",

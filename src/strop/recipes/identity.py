@@ -6,9 +6,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from strop.data import read_text, sha256_json
-from strop.models.identity import model_identity
-from strop.recipes.options import ModelReference, TextFile
+from strop.data import read_text, sha256_file, sha256_json
+from strop.models.identity import model_identity, tree_hash
+from strop.recipes.options import ModelReference, RankerReference, RowsFile, TextFile
 
 
 def identity(kind: Any, value: str | None) -> str:
@@ -31,4 +31,21 @@ def text_identity(path: str | None) -> str:
     return sha256_json(read_text(Path(path)))
 
 
-IDENTITIES = {ModelReference: optional_model_identity, TextFile: text_identity}
+def rows_identity(path: str | None) -> str:
+    """Identify rows by the contents of their file."""
+    return "none" if path is None else sha256_file(Path(path))
+
+
+def ranker_identity(path: str | None) -> str:
+    """Identify a ranker by the contents of its directory, and its base."""
+    if path is None:
+        return "none"
+    return sha256_json([model_identity(path), tree_hash(Path(path))])
+
+
+IDENTITIES = {
+    ModelReference: optional_model_identity,
+    TextFile: text_identity,
+    RowsFile: rows_identity,
+    RankerReference: ranker_identity,
+}

@@ -14,12 +14,20 @@ from strop.recipes.document import Located
 
 ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
 TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
+RowsFile = NewType("RowsFile", str)  #: a file of JSON lines, or ${stage}
+RankerReference = NewType("RankerReference", str)  #: a directory with a ranker, or ${stage}
+LossName = NewType("LossName", str)  #: a loss for learning from preferences
 FormatName = NewType("FormatName", str)  #: a number format, or two joined by a plus sign
 BackendName = NewType("BackendName", str)  #: what computes: native or torch
 TensorFormat = NewType("TensorFormat", str)  #: the same, or "keep" for a tensor left as it is
 
 #: Types whose values name something outside the recipe, and what an error calls them.
-INPUTS = {ModelReference: "model", TextFile: "text file"}
+INPUTS = {
+    ModelReference: "model",
+    TextFile: "text file",
+    RowsFile: "file of rows",
+    RankerReference: "ranker",
+}
 
 REFERENCE = re.compile(r"\$\{\s*([^{}]*?)\s*\}")  # ${stage}
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3: YAML 1.1 reads it as text
@@ -47,11 +55,19 @@ def known_backend(name: str) -> None:
         raise unknown_name("backend", name, BACKENDS)
 
 
+def known_loss(name: str) -> None:
+    """Raise StropError unless it names a loss."""
+    from strop.tuning.losses import loss_settings
+
+    loss_settings(name, {})
+
+
 #: Types whose values can be checked before anything runs.
 CHECKS: dict[Any, Callable[[str], None]] = {
     FormatName: known_plan,
     BackendName: known_backend,
     TensorFormat: known_tensor_format,
+    LossName: known_loss,
 }
 
 

@@ -120,7 +120,8 @@ def execute(
         reset_peak_memory()
         start = time.monotonic()
         try:
-            metrics = kind.run(options, Context(partial, plan["seed"]))
+            work = target.parent / f".{target.name}.work"
+            metrics = kind.run(options, Context(partial, plan["seed"], work))
         except StropError as error:
             raise type(error)(f"stage '{step.name}': {error}") from error
         seconds = time.monotonic() - start

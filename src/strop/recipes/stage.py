@@ -16,6 +16,7 @@ class Context:
 
     directory: Path  #: write outputs here; the directory appears in the run when the stage is done
     seed: int  #: the recipe's seed
+    work: Path  #: for what long work keeps until it is done; stays if the run is killed
 
 
 @dataclass(frozen=True)
