@@ -7,7 +7,7 @@ SANITIZE := .venv-sanitize
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
-  bench-engine bench-assisted clean
+  bench-engine bench-assisted bench-tuning clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -58,6 +58,10 @@ bench-assisted: $(VENV)/.installed $(PEERS)/.installed  ## drafts beside none, t
 	$(BIN)/python benchmarks/assisted.py
 	$(BIN)/python benchmarks/tables.py
 
+bench-tuning: $(VENV)/.installed $(PEERS)/.trl  ## tuning beside TRL, two hours; needs STROP_DATA
+	$(BIN)/python benchmarks/tuning.py
+	$(BIN)/python benchmarks/tables.py
+
 clean:  ## remove what was built and run, not the models in the cache
 	rm -rf $(VENV) $(SANITIZE) build site runs
 
@@ -70,7 +74,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(PIP) torch
-	$(PIP) --editable '.[torch,report]'
+	$(PIP) --editable '.[torch,report,tune]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
@@ -91,4 +95,12 @@ $(PEERS)/.installed:
 	$(PYTHON) -m venv $(PEERS)
 	CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS)/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
+	touch $@
+
+$(PEERS)/.trl:
+	test -d $(PEERS) || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt trl==1.16.0 peft datasets
 	touch $@

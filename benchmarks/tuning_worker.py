@@ -10,15 +10,13 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from strop.models.tokenizer import Tokenizer
-from strop.models.torch_backend import load_network
-from strop.training import attention
 from strop.training.loop import TrainingConfig, train
-from strop.training.lora import add_lora
+from strop.training.network import NetworkConfig, open_trainee
 from strop.tuning.losses import loss_settings
 from strop.tuning.objective import Candidates, preference_objective
 
@@ -26,11 +24,8 @@ from strop.tuning.objective import Candidates, preference_objective
 def main() -> None:
     loss, model, pairs, steps, threads, folder = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    directory = Path(model)
-    tokenizer = Tokenizer.from_directory(directory)
-    network = load_network(directory, json.loads((directory / "config.json").read_text()))
-    network.set_attn_implementation(attention.NAME)
-    add_lora(network, 8, 16.0)
+    trainee = open_trainee(model, NetworkConfig(rank=8, alpha=16.0))
+    tokenizer = trainee.tokenizer
     end = tokenizer.encode("<|im_end|>", special=False)
     rows = [json.loads(line) for line in Path(pairs).read_text(encoding="utf-8").splitlines()]
     items = []
@@ -49,9 +44,7 @@ def main() -> None:
         return objective.loss(*arguments)
 
     config = TrainingConfig(learning_rate=1e-6, epochs=(int(steps) + 2) / len(items), batch=1)
-    from dataclasses import replace
-
-    train(network, items, replace(objective, loss=timed), config, Path(folder))
+    train(trainee.network, items, replace(objective, loss=timed), config, Path(folder))
     seconds = [after - before for before, after in itertools.pairwise(times)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print("RESULT " + json.dumps({"seconds": seconds, "peak_bytes": peak}))

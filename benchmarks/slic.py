@@ -1,0 +1,335 @@
+"""The SLiC-HF study: does tuning on ranked samples help, and what does it cost?
+
+SmolLM2-135M-Instruct learns to write the one line that sums up an abstract (SciTLDR; abstracts of
+at most 170 tokens). Three parts of the training set are kept apart: for SFT, for preferences, and
+for the judge. A preference is a pair of answers of the SFT model, of which the one that says more
+of the human summary (ROUGE-L) is preferred: that stands in for people's choices. From the
+preferences a pointwise ranker learns; the judge is a pairwise ranker that learned from the third
+part. For each seed, all from the same SFT model and at equal numbers of prompts:
+
+    best-of-n     continued SFT on the best of 8 samples, as the ranker says
+    direct        SLiC-HF on the preferences as they are
+    sample-rank   SLiC-HF on pairs of 8 samples, ranked by the ranker
+    dpo           DPO on the same pairs
+
+Each answers abstracts of the development set, greedily, and is judged against SFT: by the judge, by
+ROUGE-L against the human summaries, and by length. Needs $STROP_DATA; the work is kept in runs/slic.
+Writes benchmarks/results/slic.json and slic_cost.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine_models import HERE
+from strop.console import say
+from strop.data import read_json, read_rows, write_json, write_rows
+from strop.models import Tokenizer, resolve
+from strop.models.environment import environment
+from strop.stats import bootstrap
+from strop.training.loop import TrainingConfig
+from strop.tuning.judge import against_half, judge, length_controlled
+from strop.tuning.overlap import rouge_l
+from strop.tuning.pairs import PairsConfig, pairs
+from strop.tuning.rank import entering, rank
+from strop.tuning.ranker import RankerConfig
+from strop.tuning.sample import SampleConfig, sample
+from strop.tuning.tune import TuneConfig, tune_preference, tune_ranker, tune_sft
+from tables import table
+
+RESULTS = HERE / "results"
+MODEL = "smollm2"
+ASKED = "Summarize in one sentence:\n\n"
+MOST = 170  #: tokens of an abstract
+SEEDS = (0, 1, 2)
+SFT, PREFERENCES, JUDGED = 256, 192, 192  #: abstracts of each part
+PROMPTS = 96  #: of the preferences, for each seed
+TESTED = 120  #: abstracts of the development set
+DRAWN = 4  #: answers from which a preference is made: the two whose overlap differs most
+MAX_TOKENS = 64
+ARMS = ("best-of-n", "direct", "sample-rank", "dpo")
+RATE = 5e-5  #: of all arms
+READ = RankerConfig("pointwise", prompt_tokens=256, answer_tokens=MAX_TOKENS)
+
+
+def abstracts(name: str, most: int) -> list[dict[str, Any]]:
+    """Return rows of the data with prompt and summaries."""
+    tokenizer = Tokenizer.from_directory(resolve(MODEL))
+    path = Path(os.environ["STROP_DATA"]) / f"scitldr_{name}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    short = [row for row in rows if len(tokenizer.encode(row["source"], special=False)) <= most]
+    return [{"prompt": ASKED + row["source"], "summaries": row["target"]} for row in short]
+
+
+def written(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write rows, unless they are there."""
+    if not path.exists():
+        write_rows(path, rows)
+    return path
+
+
+def with_completion(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with the human summary as the completion."""
+    return [{"prompt": row["prompt"], "completion": row["summaries"][0]} for row in rows]
+
+
+def preferences(samples: Path) -> list[dict[str, Any]]:
+    """Make a preference of each row's answers: those that say most and least of the summary."""
+    found = []
+    for row in read_rows(samples / "rows.jsonl"):
+        places = entering(row)
+        scores = [rouge_l(row["candidates"][i], [row["reference"]]) for i in places]
+        if len(places) < 2 or max(scores) == min(scores):
+            continue
+        best, worst = places[int(np.argmax(scores))], places[int(np.argmin(scores))]
+        found.append(
+            {
+                "prompt": row["prompt"],
+                "chosen": row["candidates"][best],
+                "rejected": row["candidates"][worst],
+                "reference": row["reference"],
+            }
+        )
+    return found
+
+
+def config(rate: float, epochs: float, seed: int, batch: int = 16) -> TuneConfig:
+    """Return the settings of a run."""
+    training = TrainingConfig(
+        learning_rate=rate, epochs=epochs, batch=batch, seed=seed, evaluate_every=10_000
+    )
+    return TuneConfig(training=training, held_out=0.1)
+
+
+def prepared(place: Path) -> None:
+    """Make what all seeds have in common: the SFT model, preferences, ranker and judge."""
+    train = abstracts("train", MOST)
+    order = np.random.default_rng(0).permutation(len(train))
+    chosen = [train[index] for index in order]
+    parts = {
+        "sft": chosen[:SFT],
+        "preferences": chosen[SFT : SFT + PREFERENCES],
+        "judge": chosen[SFT + PREFERENCES : SFT + PREFERENCES + JUDGED],
+    }
+    for name, rows in parts.items():
+        written(place / f"{name}.jsonl", with_completion(rows))
+    tests = abstracts("dev", MOST)[:TESTED]
+    written(place / "tests.jsonl", with_completion(tests))
+    written(place / "summaries.jsonl", tests)
+    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(3e-4, 1, 0))
+    for name in ("preferences", "judge"):
+        drawn = SampleConfig(DRAWN, max_tokens=MAX_TOKENS)
+        sample(str(place / "sft"), place / f"{name}.jsonl", place / f"{name}-samples", drawn)
+        rows = preferences(place / f"{name}-samples")
+        written(place / f"{name}-pairs.jsonl", rows)
+    tune_ranker(
+        MODEL, place / "preferences-pairs.jsonl", place / "ranker", READ, config(3e-4, 1, 0)
+    )
+    reads = replace(READ, kind="pairwise")
+    tune_ranker(MODEL, place / "judge-pairs.jsonl", place / "judge", reads, config(3e-4, 1, 0))
+    answers(place / "sft", place)
+
+
+def answers(model: Path, place: Path) -> Path:
+    """Let a model answer the tests, greedily."""
+    output = model.parent / f"{model.name}-answers"
+    greedy = SampleConfig(1, temperature=0.0, max_tokens=MAX_TOKENS)
+    sample(str(model), place / "tests.jsonl", output, greedy)
+    return output
+
+
+def one_seed(place: Path, seed: int) -> None:
+    """Train and judge every arm from one seed."""
+    here = place / f"seed-{seed}"
+    here.mkdir(exist_ok=True)
+    known = read_rows(place / "preferences-pairs.jsonl")
+    order = np.random.default_rng(seed).permutation(len(known))[:PROMPTS]
+    direct = written(here / "direct.jsonl", [known[index] for index in order])
+    asked = [{"prompt": row["prompt"], "reference": row["reference"]} for row in read_rows(direct)]
+    prompts = written(here / "prompts.jsonl", asked)
+    sft = str(place / "sft")
+    sample(sft, prompts, here / "samples", SampleConfig(8, max_tokens=MAX_TOKENS, seed=seed))
+    rank(place / "ranker", here / "samples", here / "ranked")
+    pairs([here / "ranked"], here / "pairs", PairsConfig(0.0, seed=seed))
+    pairs([here / "ranked"], here / "best", PairsConfig(0.0, "best", seed=seed))
+    settings = config(RATE, 1, seed)
+    tune_preference(sft, [here / "best"], here / "best-of-n", "best-of-n", None, settings)
+    tune_preference(sft, [direct], here / "direct", "slic", None, settings)
+    tune_preference(sft, [here / "pairs"], here / "sample-rank", "slic", None, settings)
+    tune_preference(sft, [here / "pairs"], here / "dpo", "dpo", None, settings)
+    for arm in ARMS:
+        given = answers(here / arm, place)
+        judge(given, place / "sft-answers", here / f"{arm}-verdict", place / "judge")
+
+
+def arm_rows(place: Path, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row for each test prompt: means over seeds of what was found for an arm."""
+    summaries = [row["summaries"] for row in read_rows(place / "summaries.jsonl")]
+    every = [read_rows(place / f"seed-{seed}" / f"{arm}-verdict" / "rows.jsonl") for seed in seeds]
+    found = []
+    for number, known in enumerate(summaries):
+        rows = [rows[number] for rows in every]
+        preferred = [row["preferred"] for row in rows]
+        found.append(
+            {
+                "wins": float(np.mean([(p > 0.5) + 0.5 * (p == 0.5) for p in preferred])),
+                "overlap": float(np.mean([rouge_l(row["answers"][0], known) for row in rows])),
+                "overlap before": rouge_l(rows[0]["answers"][1], known),
+                "tokens": float(np.mean([row["tokens"][0] for row in rows])),
+                "tokens before": float(rows[0]["tokens"][1]),
+                "repeated": float(np.mean([row["repeated"][0] for row in rows])),
+            }
+        )
+    return found
+
+
+def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the rows of the table."""
+    rows: list[dict[str, Any]] = []
+    for arm in ARMS:
+        found = arm_rows(place, arm, seeds)
+        column = {name: np.array([row[name] for row in found]) for name in found[0]}
+        wins = bootstrap(column["wins"])
+        longer = column["tokens"] - column["tokens before"]
+        if not rows:
+            rows.append(
+                {
+                    "arm": "SFT",
+                    "wins against SFT": 0.5,
+                    "verdict": "",
+                    "at equal length": 0.5,
+                    "ROUGE-L": bootstrap(column["overlap before"]).to_json(),
+                    "change of ROUGE-L": None,
+                    "tokens": float(column["tokens before"].mean()),
+                    "prompts": len(found),
+                }
+            )
+        change = column["overlap"] - column["overlap before"]
+        rows.append(
+            {
+                "arm": arm,
+                "wins against SFT": wins.to_json(),
+                "verdict": against_half(wins),
+                "at equal length": length_controlled(column["wins"], longer).to_json(),
+                "ROUGE-L": bootstrap(column["overlap"]).to_json(),
+                "change of ROUGE-L": bootstrap(change).to_json(),
+                "tokens": float(column["tokens"].mean()),
+                "prompts": len(found),
+            }
+        )
+    return rows
+
+
+def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
+    """Return what each arm cost for one seed: passes, updated weights, memory, seconds.
+
+    A pass is one token through the network; a pass back counts as one too (LoRA: input gradients).
+    RLOO on the same prompts is counted by what it has to do: write as many answers inside the
+    loop, score them with the policy, the reference and the ranker, and train on them.
+    """
+    here = place / f"seed-{seed}"
+    samples = read_rows(here / "samples" / "rows.jsonl")
+    tokenizer = Tokenizer.from_directory(resolve(MODEL))
+    prompt = sum(len(tokenizer.encode(row["prompt"])) for row in samples)
+    drawn = sum(len(ids) for row in samples for ids in row["tokens"])
+    count = len(samples[0]["tokens"])
+    n = len(samples)
+
+    def manifest(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = read_json(here / name / "manifest.json")
+        return found
+
+    def row(name: str, sampled: int, ranked: int, trained: int, what: Sequence[str]) -> Any:
+        stages = [manifest(one) for one in what]
+        weights = next((one["facts"]["weights"] for one in stages if "weights" in one["facts"]), 0)
+        return {
+            "arm": name,
+            "prompts": n,
+            "tokens written": sampled,
+            "forward passes, written": prompt + sampled if sampled else 0,
+            "forward passes, ranked": ranked,
+            "forward passes, trained": trained,
+            "backward passes": trained,
+            "weights updated a step": weights,
+            "models in memory": 1,
+            "seconds": sum(one["seconds"] for one in stages) or None,
+            "peak GB": max((one["peak_memory_bytes"] for one in stages), default=0) / 1e9 or None,
+        }
+
+    shared = prompt + drawn
+    direct = read_rows(here / "direct.jsonl")
+    two = sum(len(tokenizer.encode(row[side])) for row in direct for side in ("chosen", "rejected"))
+    best = drawn // count
+    before = ["samples", "ranked", "pairs"]
+    rows = [
+        row("best-of-n", drawn, shared, prompt + best, [*before, "best-of-n"]),
+        row("direct", 0, 0, prompt + two, ["direct"]),
+        row("sample-rank", drawn, shared, shared, [*before, "sample-rank"]),
+        row("dpo", drawn, shared, 2 * shared, [*before, "dpo"]),
+    ]
+    rloo = row("RLOO, by count", drawn, shared, 2 * count * prompt + 2 * drawn, [])
+    rloo |= {"models in memory": 3, "weights updated a step": rows[0]["weights updated a step"]}
+    return [*rows, rloo]
+
+
+def main() -> None:
+    """Do what is not done yet, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/slic"))
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    arguments = parser.parse_args()
+    place = arguments.output
+    place.mkdir(parents=True, exist_ok=True)
+    prepared(place)
+    seeds = SEEDS[: arguments.seeds]
+    for seed in seeds:
+        one_seed(place, seed)
+        say(f"seed {seed} is done")
+    facts = environment()
+    rankers = {
+        name: read_json(place / name / "manifest.json")["facts"] for name in ("ranker", "judge")
+    }
+    common = {
+        "machine": {
+            "processor": facts["processor"],
+            "torch": f"torch {facts['versions']['torch']}",
+        },
+        "model": "SmolLM2-135M-Instruct, whose own linear weights sit on a 4-bit grid",
+        "text": f"SciTLDR, abstracts of at most {MOST} tokens",
+    }
+    write_json(
+        RESULTS / "slic.json",
+        {
+            "name": "slic",
+            "title": f"Summaries by four ways of tuning against their SFT model, means over "
+            f"{len(seeds)} seeds with 95% intervals over prompts; the judge is right on "
+            f"{rankers['judge']['accuracy']['estimate']:.0%} of its own held-out pairs, the ranker "
+            f"on {rankers['ranker']['accuracy']['estimate']:.0%}",
+            **common,
+            "rows": result_rows(place, seeds),
+            "rankers": rankers,
+        },
+    )
+    write_json(
+        RESULTS / "slic_cost.json",
+        {
+            "name": "slic_cost",
+            "title": "What one seed costs",
+            **common,
+            "rows": cost_rows(place, 0),
+        },
+    )
+    print(table("slic"))
+    print(table("slic_cost"))
+
+
+if __name__ == "__main__":
+    main()
