@@ -12,9 +12,9 @@ part. For each seed, all from the same SFT model and at equal numbers of prompts
     sample-rank   SLiC-HF on pairs of 8 samples, ranked by the ranker
     dpo           DPO on the same pairs
 
-Each answers abstracts of the development set, greedily, and is judged against SFT: by the judge, by
-ROUGE-L against the human summaries, and by length. Needs $STROP_DATA; the work is kept in runs/slic.
-Writes benchmarks/results/slic.json and slic_cost.json.
+Each answers abstracts of the development set, greedily, and is judged against SFT: by the judge,
+by ROUGE-L against the human summaries, and by length. Needs $STROP_DATA; the work is kept in
+runs/slic. Writes benchmarks/results/slic.json and slic_cost.json.
 """
 
 from __future__ import annotations

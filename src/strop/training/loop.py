@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ except ImportError as error:
 
 STATE, HISTORY, BAD_BATCH = "state.pt", "history.jsonl", "bad-batch.json"  #: in the work directory
 SAVING = 0.05  #: part of the time, at most
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  #: that accelerate knows, of those named
 
 Row = dict[str, float]  #: what is known of one item: losses, log-probabilities, lengths
 
@@ -85,6 +87,9 @@ class TrainingConfig:
         for name in ("weight_decay", "clip", "evaluate_every", "patience", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise StropError(f"{name} must not be negative: {getattr(self, name)}")
+        for tracker in self.trackers:
+            if tracker not in TRACKERS:
+                raise unknown_name("tracker", tracker, TRACKERS)
         if not 0 <= self.warmup <= 1:
             raise StropError(f"warmup must be from 0 to 1, not {self.warmup}")
 
@@ -134,6 +139,9 @@ def train(
     """
     if not items:
         raise StropError("no items to train on")
+    for tracker in config.trackers:
+        if find_spec(tracker) is None:  # accelerate would go on without it
+            raise StropError(f"{tracker} is not installed: pip install {tracker}")
     accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(work))
     make_directory(work)
     network.to(accelerator.device)

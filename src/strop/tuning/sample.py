@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from strop.data import (
 from strop.decoding import Sampling, complete_many
 from strop.errors import StropError
 from strop.models import load, pack
+from strop.models.adapters import is_adapter
 from strop.models.identity import model_identity
 from strop.models.interface import Model
 from strop.models.load import default_backend
-from strop.models.references import resolve
+from strop.models.merging import merge
+from strop.models.references import resolve, resolve_base
 from strop.tuning.encode import prompt_ids
 from strop.tuning.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
@@ -94,12 +97,20 @@ def sample(
 
 def engine(model: str, work: Path) -> Model:
     """Load a packed model; pack one that is not."""
-    if default_backend(resolve(model)) == "native":
+    adapter = is_adapter(model)
+    if not adapter and default_backend(resolve(model)) == "native":
         return load(model)
     packed = work / "packed"
     if not packed.is_dir():
         say(f"{model} is not packed: sampling from it in {FORMAT}")
-        pack(model, FORMAT, packed)
+        if not adapter:
+            pack(model, FORMAT, packed)
+            return load(str(packed))
+        # Not by way of the cache, which would keep a whole model for each adapter that is tried.
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            path = Path(model).expanduser()
+            merge(path, resolve_base(path), Path(folder))
+            pack(folder, FORMAT, packed)
     return load(str(packed))
 
 

@@ -225,8 +225,8 @@ def section_judge(stages: Sequence[Finished]) -> Section:
             "regression on quality and length leaves to quality.",
         ),
         caveats=tuple(
-            f"{stage.name} was judged by a ranker, which is a model and errs: read the samples, and "
-            "the overlap with reference answers where there are some, beside it."
+            f"{stage.name} was judged by a ranker, which is a model and errs: read the samples "
+            "beside it, and the overlap with reference answers where there are some."
             for stage in stages
             if "win_rate" in stage.metrics
         ),

@@ -1,0 +1,94 @@
+"""The commands of tuning: what they print, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.tuning.rows import preferences
+from typer.testing import CliRunner
+
+from strop.cli.main import app
+from strop.errors import StropError
+
+pytestmark = pytest.mark.usefixtures("one_thread", "place")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STROP_CACHE", str(tmp_path / "cache"))
+    preferences(tmp_path / "p.jsonl", 30, lambda n: ("+" * (n % 4 + 1), "-" * (n % 4 + 1)))
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_commands_in_a_row(tiny_model: Path) -> None:
+    quick = ("--batch", 8, "--held-out", 0.3, "--learning-rate", 0.003)
+    shown = run("tune", "preference", tiny_model, "p.jsonl", "-o", "tuned", *quick)
+    assert "right on held-out prompts: " in shown
+    assert "KL to the start: " in shown
+    shown = run("tune", "ranker", tiny_model, "p.jsonl", "-o", "ranker", "--pointwise", *quick)
+    assert "steps: " in shown
+    shown = run("sample", "tuned", "p.jsonl", "-o", "cand", "-n", 3, "--max-tokens", 5)
+    assert shown.startswith("90 answers to 30 prompts, ")
+    assert "ranked (pointwise)" in run("rank", "ranker", "cand", "-o", "ranked")
+    assert "left out; chosen" in run("pairs", "ranked", "p.jsonl", "-o", "pairs")
+    for name, model in (("new", "tuned"), ("old", tiny_model)):
+        run("sample", model, "p.jsonl", "-o", name, "-n", 1, "--max-tokens", 5)
+    shown = run("judge", "new", "old", "--ranker", "ranker", "-o", "verdict")
+    assert "win rate: " in shown
+    assert "at equal lengths: " in shown
+    assert "(n = 30)" in shown
+
+
+def test_columns_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"id": n, "question": f"q{n}", "good": "+", "bad": "-"} for n in range(20)]
+    Path("q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StropError, match=r"q\.jsonl:1: unknown column 'id'"):
+        run("tune", "preference", tiny_model, "q.jsonl", "-o", "t")
+    named = ["prompt=question", "chosen=good", "rejected=bad"]
+    options = [word for name in named for word in ("--columns", name)]
+    run("tune", "preference", tiny_model, "q.jsonl", "-o", "t", *options, "--held-out", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--loss", "slick"], "unknown loss 'slick': did you mean 'slic'"),
+        (["--set", "beta=1"], "the loss slic has no setting 'beta'"),
+        (["--set", "margin"], "--set margin: must be a name and a number"),
+        (["--set", "margin=high"], "must be a name and a number"),
+        (["--columns", "prompt"], "must be two names"),
+        (["--learning-rate", "0"], "learning_rate must be more than 0"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--held-out", "1"], "held_out must be from 0 to 1"),
+        (["--patience", "2", "--held-out", "0"], "needs held-out prompts"),
+        (["--rank", "-1"], "rank must not be negative"),
+        (["--dtype", "float23"], "unknown dtype 'float23'"),
+        (["--tracker", "wandbb"], "unknown tracker 'wandbb'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tiny_model: Path, options: list[str], said: str) -> None:
+    with pytest.raises(StropError, match=said):
+        run("tune", "preference", tiny_model, "p.jsonl", "-o", "t", *options)
+    assert not Path("t").exists()
+
+
+def test_losses_are_listed_with_their_formulas() -> None:
+    shown = run("tune", "losses")
+    assert "slic\n  max(0, δ - Δs) + λ CE" in shown
+    assert "settings: beta=0.1, smoothing=0; needs log-probabilities before tuning" in shown
+
+
+@pytest.mark.parametrize("name", ["tune", "sample", "rank", "pairs", "judge"])
+def test_help_names_the_arguments(name: str) -> None:
+    words = ["tune", "preference"] if name == "tune" else [name]
+    assert "--output" in run(*words, "--help")
