@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,15 @@ from contextlib import contextmanager
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when standard error is not a terminal
 
 
+def is_first() -> bool:
+    """Tell whether this is the only process, or the first of several that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """Print one line for the user to standard error; results go to standard output instead."""
-    print(message, file=sys.stderr, flush=True)
+    if is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -21,7 +28,7 @@ def progress(label: str, total: float, unit: str = "") -> Iterator[Callable[[flo
 
     `unit` is what a step is called ("tokens", "weights"); "B" is shown as a size in bytes.
     """
-    show = bar if sys.stderr.isatty() else lines
+    show = bar if sys.stderr.isatty() and is_first() else lines
     with show(label, total, unit) as advance:
         yield advance
 

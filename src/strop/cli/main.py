@@ -25,6 +25,7 @@ from strop.cli.pack import pack, unpack
 from strop.cli.preferences import judge, pairs, rank, sample
 from strop.cli.run import run
 from strop.cli.verify import verify
+from strop.console import is_first
 from strop.errors import StropError
 
 #: Typer brings its own copy of click, or not: this is what both call wrong usage.
@@ -111,6 +112,8 @@ def prepare() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+    if not is_first():  # one of several processes prints what all have found
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # not every terminal has every character

@@ -149,6 +149,7 @@ def train(
     run = Run(network, objective, config, accelerator, work)
     steps = step_count(len(items), config)
     every = config.evaluate_every or max(1, math.ceil(steps / 10))
+    accelerator.wait_for_everyone()  # the first may still clear what other settings left
     state = run.restored()
     run.start_trackers(label)
     with progress(label, steps, "steps") as advance:

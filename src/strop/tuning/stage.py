@@ -6,13 +6,14 @@ OUTPUT.work/            until then: what has been done so far
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import strop
-from strop.console import say
+from strop.console import is_first, say
 from strop.data import (
     atomic_path,
     begin_or_go_on,
@@ -57,6 +58,9 @@ def run_stage(
         facts: Facts = kept["facts"]
         return facts
     work = work or output.parent / f"{output.name}.work"
+    if not is_first():  # the first process writes; training waits until it has begun
+        with tempfile.TemporaryDirectory() as folder:
+            return make(Path(folder), work)
     begin_or_go_on(work, {"sha256": digest})
     with atomic_path(output) as partial:
         partial.mkdir(parents=True)
