@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from strop.errors import StropError
 from strop.models import pack
 from strop.models.huggingface import PackedLinear
 from strop.training.lora import adapters, save_adapter
-from strop.training.network import NetworkConfig, open_trainee
+from strop.training.network import NetworkConfig, open_trainee, without_dropout
 from strop.training.scoring import token_logps
 from strop.training.sequences import lay_out
 
@@ -73,7 +74,7 @@ def test_an_adapter_is_gone_on_with(tiny_model: Path, tmp_path: Path) -> None:
     trainee = open_trainee(str(tiny_model), NetworkConfig(rank=3, alpha=5.0))
     jolt(trainee.network)
     save_adapter(trainee.network, str(tiny_model), tmp_path)
-    again = open_trainee(str(tmp_path), NetworkConfig(rank=8))
+    again = open_trainee(str(tmp_path))
     assert again.base == str(tiny_model)
     for name, layer in adapters(again.network).items():
         before = adapters(trainee.network)[name]
@@ -83,6 +84,10 @@ def test_an_adapter_is_gone_on_with(tiny_model: Path, tmp_path: Path) -> None:
         assert layer.lora_A.requires_grad
     with pytest.raises(StropError, match="adapters are trained with a rank of at least 1"):
         open_trainee(str(tmp_path), NetworkConfig(rank=0))
+    with pytest.raises(StropError, match="is an adapter of rank 3: leave out rank"):
+        open_trainee(str(tmp_path), NetworkConfig(rank=8))
+    with pytest.raises(StropError, match="is an adapter of alpha 5: leave out alpha"):
+        open_trainee(str(tmp_path), NetworkConfig(alpha=16.0))
 
 
 def test_new_adapters_are_those_of_the_seed(tiny_model: Path) -> None:
@@ -113,17 +118,50 @@ def test_packed_weights_are_not_trained(tiny_model: Path, tmp_path: Path) -> Non
         open_trainee(str(tmp_path / "packed"), NetworkConfig(rank=0))
 
 
-def test_logits_that_are_scaled_are_refused(tmp_path: Path) -> None:
-    """Granite divides its logits: log-probabilities from the head alone would be wrong."""
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 50, "num_attention_heads": 2}
+
+
+def strange(name: str) -> Any:
+    """Return a network of which log-probabilities would be wrong."""
     import transformers
 
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = transformers.GraniteConfig(
-        **sizes, vocab_size=50, num_attention_heads=2, num_key_value_heads=2, logits_scaling=8.0
+    torch.manual_seed(0)
+    if name == "scaled logits":
+        config = transformers.GraniteConfig(
+            **SMALL, num_hidden_layers=1, num_key_value_heads=2, logits_scaling=8.0
+        )
+        return transformers.GraniteForCausalLM(config)
+    if name == "a head with a bias":
+        network = transformers.PhiForCausalLM(transformers.PhiConfig(**SMALL, num_hidden_layers=1))
+        torch.nn.init.normal_(network.lm_head.bias)
+        return network
+    types = ["conv", "full_attention"]
+    config = transformers.Lfm2Config(
+        **SMALL, num_hidden_layers=2, num_key_value_heads=2, layer_types=types, block_ff_dim=32
     )
-    transformers.GraniteForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(StropError, match="scaled or capped"):
+    network = transformers.Lfm2ForCausalLM(config)
+    for key, weight in network.named_parameters():
+        if "conv" in key and weight.dim() > 1:
+            torch.nn.init.normal_(weight)
+    return network
+
+
+@pytest.mark.parametrize("name", ["scaled logits", "a head with a bias", "convolutions"])
+def test_networks_that_would_be_scored_wrongly_are_refused(tmp_path: Path, name: str) -> None:
+    strange(name).save_pretrained(tmp_path)
+    with pytest.raises(StropError, match="cannot be trained"):
         open_trainee(str(tmp_path))
+
+
+def test_dropout_is_off(tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 50}
+    network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, embd_pdrop=0.5))
+    without_dropout(network)
+    network.train()
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(network(ids).logits, network(ids).logits)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ the same weights, bit for bit.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -26,6 +25,7 @@ import torch
 from strop.console import progress, say
 from strop.data import atomic_path, make_directory, write_json
 from strop.errors import StropError, StropFailure, failed_import, unknown_name
+from strop.training.interrupt import deferred
 from strop.training.sequences import Group, filled
 
 try:
@@ -34,7 +34,8 @@ try:
 except ImportError as error:
     raise failed_import(error, ["accelerate"], "tune") from error
 
-STATE, HISTORY, BAD_BATCH = "state.pt", "history.jsonl", "bad-batch.json"  #: in the work directory
+STATE, BAD_BATCH, LOGS = "state.pt", "bad-batch.json", "logs"  #: in the work directory
+EVALUATIONS = 4  #: of a run, if nothing else is said
 SAVING = 0.05  #: part of the time, at most
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  #: that accelerate knows, of those named
 
@@ -56,7 +57,7 @@ class Objective:
     #: network, items, what `prepare` gave -> the sum of the items' losses, a row for each
     loss: Callable[[Any, Sequence[Any], torch.Tensor | None], tuple[torch.Tensor, list[Row]]]
     weight: Callable[[Any], float] = lambda item: 1.0  #: of an item in the mean over a batch
-    #: sums over items that the loss of each of a batch depends on; added up over lots and processes
+    #: two sums over items that the loss of each of a batch depends on; added up over all lots
     prepare: Callable[[Any, Sequence[Any]], torch.Tensor] | None = None
 
 
@@ -72,7 +73,7 @@ class TrainingConfig:
     weight_decay: float = 0.0  #: of AdamW
     clip: float = 1.0  #: largest norm of the gradient; 0: any
     room: int = 1024  #: tokens that are computed at a time, unless one item has more
-    evaluate_every: int = 0  #: steps between two evaluations; 0: ten in all
+    evaluate_every: int = 0  #: steps between two evaluations; 0: a quarter of all
     patience: int = 0  #: evaluations without a better loss after which to stop; 0: never
     trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, where installed
     seed: int = 0  #: for the order of the items
@@ -142,17 +143,16 @@ def train(
     for tracker in config.trackers:
         if find_spec(tracker) is None:  # accelerate would go on without it
             raise StropError(f"{tracker} is not installed: pip install {tracker}")
-    accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(work))
+    accelerator = open_accelerator(config, work)
     make_directory(work)
-    network.to(accelerator.device)
     network.train()  # lets layers be checkpointed; nothing here drops out
     run = Run(network, objective, config, accelerator, work)
     steps = step_count(len(items), config)
-    every = config.evaluate_every or max(1, math.ceil(steps / 10))
+    every = config.evaluate_every or max(1, math.ceil(steps / EVALUATIONS))
     accelerator.wait_for_everyone()  # the first may still clear what other settings left
     state = run.restored()
     run.start_trackers(label)
-    with progress(label, steps, "steps") as advance:
+    with progress(label, steps, "steps") as advance, deferred() as stopping:
         advance(state.step)
         if held_out and not state.step:
             run.evaluate(held_out, state)
@@ -163,8 +163,11 @@ def train(
             run.take_step([items[index] for index in batch], state, steps)
             if held_out and (state.step % every == 0 or state.step == steps):
                 run.evaluate(held_out, state)
-            run.save(state, last=state.step == steps)
+            run.save(state, now=stopping() or state.step == steps)
             advance(1)
+            if stopping():
+                break
+    # Here a signal that came takes effect: what follows is for runs that ended.
     run.finish(state)
     evaluations = [row for row in run.history if row["kind"] == "evaluation"]
     return Trained(
@@ -173,6 +176,17 @@ def train(
         evaluations=evaluations,
         history=[row for row in run.history if row["kind"] == "step"],
     )
+
+
+def open_accelerator(config: TrainingConfig, work: Path) -> Accelerator:
+    """Open accelerate. Raises StropError for ways to distribute that this loop does not know."""
+    accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(work / LOGS))
+    kind, mixed = accelerator.distributed_type.name, accelerator.mixed_precision
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise StropError(f"accelerate is set up for {kind}: only plain processes can be used")
+    if mixed != "no":
+        raise StropError(f"accelerate is set up for {mixed}: use --mixed_precision no, and --dtype")
+    return accelerator
 
 
 def step_count(items: int, config: TrainingConfig) -> int:
@@ -244,8 +258,10 @@ class Run:
         if self.objective.prepare is None:
             return None
         with torch.no_grad():
-            parts = [self.objective.prepare(self.network, lot) for lot in self.lots(items)]
-        return self.accelerator.reduce(torch.stack(parts).sum(0), "sum")
+            total = torch.zeros(2, device=self.accelerator.device)  # a share may be empty
+            for lot in self.lots(items):
+                total += self.objective.prepare(self.network, lot)
+        return self.accelerator.reduce(total, "sum")
 
     def take_step(self, batch: Sequence[Item], state: Progress, steps: int) -> None:
         """Update the weights by one batch."""
@@ -253,13 +269,16 @@ class Run:
         shared = self.prepared(mine)
         weight = sum(self.objective.weight(item) for item in batch)
         total, rows = 0.0, []
+        bad: list[Item] = []
         for lot in self.lots(mine):
             loss, of_lot = self.objective.loss(self.network, lot, shared)
             if not torch.isfinite(loss):
-                self.stop_at(lot, state.step)
+                bad = lot
+                break
             (loss / weight).backward()
             total += float(loss.detach()) / weight
             rows += of_lot
+        self.stop_if_bad(bad, state.step)
         norm = self.reduce_and_clip(state.step)
         rate = learning_rate(self.config, state.step, steps)
         for group in self.optimizer.param_groups:
@@ -268,7 +287,7 @@ class Run:
         self.optimizer.zero_grad()
         state.step += 1
         total, rows = self.gathered(total, rows)
-        self.note("step", state.step, {"loss": total, "rate": rate, "norm": norm, **means(rows)})
+        self.note("step", state.step, {**means(rows), "loss": total, "rate": rate, "norm": norm})
 
     def gathered(self, total: float, rows: list[Row]) -> tuple[float, list[Row]]:
         """Add up a number and put rows together over all processes."""
@@ -313,7 +332,10 @@ class Run:
             self.best = {name: one.detach().clone() for name, one in self.weights.items()}
         else:
             state.stale += 1
-        self.note("evaluation", state.step, {"loss": total, **means(rows)})
+        figures = {**means(rows), "loss": total}
+        self.note("evaluation", state.step, figures)
+        right = f", right order {figures['right']:.0%}" if "right" in figures else ""
+        say(f"step {state.step}: held-out loss {total:.4g}{right} (n = {len(rows)})")
 
     def note(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
         """Keep the figures of a step or an evaluation, and tell the trackers."""
@@ -331,26 +353,25 @@ class Run:
             }
             self.accelerator.init_trackers(label, config=values)
 
-    def save(self, state: Progress, last: bool) -> None:
-        """Write the state, if the last time is long enough ago or `last`."""
+    def save(self, state: Progress, now: bool) -> None:
+        """Write the state, if the last time is long enough ago or `now`."""
         begin = time.monotonic()
-        if not last and begin - self.saved_at < self.saving_took / SAVING:
+        if not now and begin - self.saved_at < self.saving_took / SAVING:
             return
         if self.accelerator.is_main_process:
-            content = io.BytesIO()  # torch itself reports a full disk as a RuntimeError
-            torch.save(
-                {
-                    "progress": vars(state),
-                    "weights": {name: one.detach() for name, one in self.weights.items()},
-                    "optimizer": self.optimizer.state_dict(),
-                    "best": self.best,
-                    "history": json.dumps(self.history),
-                    "random": torch.get_rng_state(),
-                },
-                content,
-            )
-            with atomic_path(self.work / STATE) as partial:
-                partial.write_bytes(content.getbuffer())
+            content = {
+                "progress": vars(state),
+                "weights": {name: one.detach() for name, one in self.weights.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "history": json.dumps(self.history),
+                "random": torch.get_rng_state(),
+            }
+            with atomic_path(self.work / STATE) as partial, partial.open("wb") as stream:
+                try:
+                    torch.save(content, stream)
+                except RuntimeError as error:  # so PyTorch reports a full disk
+                    raise StropError(f"cannot write {self.work / STATE}: {error}") from error
         self.saved_at = time.monotonic()
         self.saving_took = self.saved_at - begin
 
@@ -376,15 +397,18 @@ class Run:
         say(f"going on after step {state.step}")
         return state
 
-    def stop_at(self, lot: Sequence[Item], step: int) -> None:
-        """Keep the items whose loss is not finite, and stop."""
-        rows = [[list(item.group.prompt), *map(list, item.group.completions)] for item in lot]
-        with suppress(StropError):  # the failure is what matters
-            write_json(self.work / BAD_BATCH, {"step": step + 1, "tokens": rows})
-        raise StropFailure(
-            f"step {step + 1}: the loss is not finite: lower the learning rate; its items are in "
-            f"{self.work / BAD_BATCH}"
-        )
+    def stop_if_bad(self, lot: Sequence[Item], step: int) -> None:
+        """Keep the items whose loss is not finite, if there are any, and stop all processes."""
+        flag = torch.tensor(float(bool(lot)), device=self.accelerator.device)
+        if lot:
+            rows = [[list(item.group.prompt), *map(list, item.group.completions)] for item in lot]
+            with suppress(StropError):  # the failure is what matters
+                write_json(self.work / BAD_BATCH, {"step": step + 1, "tokens": rows})
+        if self.accelerator.reduce(flag, "sum") > 0:
+            raise StropFailure(
+                f"step {step + 1}: the loss is not finite: lower the learning rate; its items are "
+                f"in {self.work / BAD_BATCH}"
+            )
 
     def finish(self, state: Progress) -> None:
         """Give the network the weights of the best evaluation, and close the trackers."""

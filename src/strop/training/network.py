@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from strop.errors import StropError, unknown_name
+from strop.errors import StropError, failed_import, unknown_name
 from strop.models import resolve
 from strop.models.adapters import adapter_base, is_adapter
 from strop.models.checkpoint import open_checkpoint
@@ -16,8 +17,16 @@ from strop.models.packed import is_packed
 from strop.models.tokenizer import Tokenizer
 from strop.models.torch_backend import load_network
 from strop.training import attention
-from strop.training.lora import add_lora, load_adapter
+from strop.training.lora import adapters, add_lora, load_adapter
+from strop.training.scoring import completion_logps, token_logps
+from strop.training.sequences import Group, Tokens, lay_out
 
+try:
+    from accelerate import PartialState
+except ImportError as error:
+    raise failed_import(error, ["accelerate"], "tune") from error
+
+RANK, ALPHA = 8, 16.0  #: of new adapters, if nothing else is said
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -25,20 +34,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class NetworkConfig:
     """How a network is held while it is trained."""
 
-    rank: int = 8  #: of the adapters of all linear layers; 0: all weights are trained
-    alpha: float = 16.0  #: adapters count alpha / rank times
+    rank: int | None = None  #: of adapters (8, or what they have); 0: all weights are trained
+    alpha: float | None = None  #: adapters count alpha / rank times (16, or what they have)
     dtype: str = "float32"  #: of frozen weights and of activations; what is trained is float32
     checkpointing: bool = False  #: keep one state per layer and token, compute the rest again
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
-        if self.rank < 0:
+        if self.rank is not None and self.rank < 0:
             raise StropError(f"rank must not be negative: {self.rank}")
-        if not self.alpha > 0:
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise StropError(f"alpha must be more than 0, not {self.alpha}")
         if self.dtype not in DTYPES:
             raise unknown_name("dtype", self.dtype, DTYPES)
-        if not self.rank and self.dtype != "float32":
+        if self.rank == 0 and self.dtype != "float32":
             raise StropError("all weights are trained in float32 only: leave out the dtype")
 
 
@@ -66,24 +75,26 @@ def open_trainee(reference: str, config: NetworkConfig | None = None, seed: int 
     directory = resolve(base)
     settings = open_checkpoint(directory).config
     packed = is_packed(settings)
-    if not config.rank and (packed or adapter):
+    if config.rank == 0 and (packed or adapter):
         what = "packed weights" if packed else "adapters"
         raise StropError(f"{reference}: {what} are trained with a rank of at least 1")
     network = load_network(directory, settings, DTYPES[config.dtype], keep_packed=packed)
     network.set_attn_implementation(attention.NAME)
-    refuse_scaled_logits(network, reference)
+    without_dropout(network)
+    refuse_unless_grouped(network, reference)
     if adapter:
         load_adapter(network, adapter)
-    elif config.rank:
+        check_same(network, config, reference)
+    elif config.rank == 0:
+        network.requires_grad_(True)
+    else:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            add_lora(network, config.rank, config.alpha)
-    else:
-        network.requires_grad_(True)
+            add_lora(network, config.rank or RANK, config.alpha or ALPHA)
     if config.checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     return Trainee(
-        network,
+        network.to(PartialState().device),
         Tokenizer.from_directory(directory),
         base,
         directory,
@@ -91,14 +102,51 @@ def open_trainee(reference: str, config: NetworkConfig | None = None, seed: int 
     )
 
 
-def refuse_scaled_logits(network: Any, reference: str) -> None:
-    """Raise StropError if logits are not just the product of the last states and the head."""
-    tokens = torch.arange(1, 4)[None]
-    network.set_attn_implementation("sdpa")
+def without_dropout(network: Any) -> None:
+    """Switch dropout off: what is compared must have been scored by one network."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def check_same(network: Any, config: NetworkConfig, reference: str) -> None:
+    """Raise StropError if an adapter has another rank or alpha than what was asked for."""
+    layer = next(iter(adapters(network).values()))
+    rank = layer.lora_A.shape[0]
+    own = {"rank": rank, "alpha": layer.scale * rank}
+    for name, value in own.items():
+        asked = getattr(config, name)
+        if asked is not None and asked != value:
+            raise StropError(f"{reference}: is an adapter of {name} {value:g}: leave out {name}")
+
+
+def refuse_unless_grouped(network: Any, reference: str) -> None:
+    """Raise StropError if prompts cannot be shared, or logits are not what the head gives.
+
+    Two groups of two completions are scored together, and each alone by the network's own forward
+    pass. They differ where layers mix tokens otherwise than by attention, where attention has sinks
+    or caps, where the head has a bias, and where logits are scaled.
+    """
+    groups = [Group((5, 6, 7), ((8, 9), (10, 11, 12))), Group((13, 14), ((15,), (16, 17)))]
+    groups = [*groups, *groups[:1]]
     with torch.no_grad():
-        states = network.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        expected = network.get_output_embeddings()(states)
-        same = torch.allclose(network(input_ids=tokens).logits, expected, rtol=1e-2, atol=1e-3)
-    network.set_attn_implementation(attention.NAME)
-    if not same:
-        raise StropError(f"{reference}: its logits are scaled or capped: it cannot be trained")
+        layout = lay_out(groups, network.device)
+        found = completion_logps(token_logps(network, layout), layout)
+        network.set_attn_implementation("sdpa")
+        expected = [
+            alone(network, group.prompt, one) for group in groups for one in group.completions
+        ]
+        network.set_attn_implementation(attention.NAME)
+    tolerance = 1e-4 if network.dtype == torch.float32 else 3e-2
+    if not torch.allclose(found, torch.stack(expected), rtol=tolerance, atol=tolerance):
+        raise StropError(
+            f"{reference}: cannot be trained: it is not only layers of attention and a plain head"
+        )
+
+
+def alone(network: Any, prompt: Tokens, completion: Tokens) -> torch.Tensor:
+    """Return the log-probability of a completion, from the network's own logits."""
+    ids = torch.tensor([[*prompt, *completion]], device=network.device)
+    logits = network(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    rows = logits.float().log_softmax(-1)
+    return rows.gather(1, ids[0, len(prompt) :, None]).sum()
