@@ -101,6 +101,7 @@ class Line:
     label: str  #: at its end
     points: tuple[tuple[float, float], ...]  #: (x, y), by x
     after: bool = True  #: colour: the result, or the source
+    dashed: bool = False
 
 
 PLOT = 150  # height of one line plot
@@ -142,7 +143,7 @@ def one_plot(title: str, drawn: Sequence[Line], top: float) -> list[str]:
         corners = " ".join(
             f"{number(x)},{number(y)}" for x, y in (place(*point) for point in line.points)
         )
-        dash = ' stroke-dasharray="5 3"' if order >= 2 else ""
+        dash = ' stroke-dasharray="5 3"' if line.dashed else ""
         parts.append(
             f'<polyline class="line {tone(line.after)}" points="{corners}" fill="none"{dash}/>'
         )

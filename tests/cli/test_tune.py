@@ -31,22 +31,27 @@ def run(*arguments: object) -> str:
 
 
 def test_commands_in_a_row(tiny_model: Path) -> None:
-    quick = ("--batch", 8, "--held-out", 0.3, "--learning-rate", 0.003)
+    reads = ("--prompt-tokens", 100, "--answer-tokens", 100)
+    quick = ("--batch", 8, "--held-out", 0.4, "--learning-rate", 0.003)
     shown = run("tune", "preference", tiny_model, "p.jsonl", "-o", "tuned", *quick)
-    assert "right on held-out prompts: " in shown
+    assert "right: " in shown
+    assert "prompts)" in shown
     assert "KL to the start: " in shown
-    shown = run("tune", "ranker", tiny_model, "p.jsonl", "-o", "ranker", "--pointwise", *quick)
+    shown = run(
+        "tune", "ranker", tiny_model, "p.jsonl", "-o", "ranker", "--pointwise", *reads, *quick
+    )
     assert "steps: " in shown
     shown = run("sample", "tuned", "p.jsonl", "-o", "cand", "-n", 3, "--max-tokens", 5)
     assert shown.startswith("90 answers to 30 prompts, ")
     assert "ranked (pointwise)" in run("rank", "ranker", "cand", "-o", "ranked")
     assert "left out; chosen" in run("pairs", "ranked", "p.jsonl", "-o", "pairs")
+    preferences(Path("fresh.jsonl"), 12, lambda n: ("+", "-"), "fresh")
     for name, model in (("new", "tuned"), ("old", tiny_model)):
-        run("sample", model, "p.jsonl", "-o", name, "-n", 1, "--max-tokens", 5)
+        run("sample", model, "fresh.jsonl", "-o", name, "-n", 1, "--max-tokens", 5)
     shown = run("judge", "new", "old", "--ranker", "ranker", "-o", "verdict")
     assert "win rate: " in shown
     assert "at equal lengths: " in shown
-    assert "(n = 30)" in shown
+    assert "(n = 12)" in shown
 
 
 def test_columns_are_named(tiny_model: Path, tmp_path: Path) -> None:
@@ -69,7 +74,7 @@ def test_columns_are_named(tiny_model: Path, tmp_path: Path) -> None:
         (["--columns", "prompt"], "must be two names"),
         (["--learning-rate", "0"], "learning_rate must be more than 0"),
         (["--schedule", "cosin"], "did you mean 'cosine'"),
-        (["--held-out", "1"], "held_out must be from 0 to 1"),
+        (["--held-out", "1"], "held_out must be at least 0 and less than 1"),
         (["--patience", "2", "--held-out", "0"], "needs held-out prompts"),
         (["--rank", "-1"], "rank must not be negative"),
         (["--dtype", "float23"], "unknown dtype 'float23'"),

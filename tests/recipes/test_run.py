@@ -239,7 +239,7 @@ def wait_for(path: Path) -> None:
 def test_an_error_in_mid_stage_leaves_the_finished_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     run()
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:

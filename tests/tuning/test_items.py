@@ -102,14 +102,30 @@ def test_tokens_that_a_model_wrote_are_taken_as_they_are(tokenizer: Tokenizer) -
             preference_items([foreign], tokenizer, 512, LOSSES["slic"])
 
 
-def test_others_belong_to_other_prompts(tokenizer: Tokenizer) -> None:
-    rows = [Preference(name, f"{name} yes", f"{name} no") for name in "abc"]
+def test_others_belong_to_other_prompts_and_fit(tokenizer: Tokenizer) -> None:
+    names = ["a", "b", "b", "c" * 200]
+    rows = [
+        Preference(name, f"{name} yes {n}" * (40 if name == "b" else 1), f"{name} no", f"r{n}")
+        for n, name in enumerate(names)
+    ]
     items, _ = preference_items(rows, tokenizer, 512, LOSSES["kto"])
-    for _, item in with_others(items):
-        assert item.other
-        assert item.other not in item.candidates
+    assert len(items) == 4
+    for key, item in with_others(items, 512):
+        others = [one.candidates[0] for name, one in items if name != key]
+        assert item.other in others
+        assert len(item.prompt) + len(item.other) <= 512
     with pytest.raises(StropError, match="at least two prompts"):
-        with_others(items[:1])
+        with_others(items[1:3], 512)
+
+
+def test_with_values_the_target_is_the_best_answer(tokenizer: Tokenizer) -> None:
+    """The winner of the first pair is not."""
+    rows = [
+        Preference("a", "1", "2", values=(0.5, 0.1)),
+        Preference("a", "3", "4", values=(0.9, 0.3)),
+    ]
+    [(_, item)], _ = preference_items(rows, tokenizer, 512, LOSSES["best-of-n"])
+    assert tokenizer.decode(item.target) == "3"
 
 
 def test_a_split_keeps_prompts_together() -> None:

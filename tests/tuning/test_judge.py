@@ -70,41 +70,54 @@ def test_repeated_ngrams() -> None:
     assert repeated_ngrams([1] * 7) == 0.75
 
 
-def steps(**figures: tuple[float, float]) -> list[dict[str, float]]:
-    """Twenty steps in which figures go from one value to another and stay there."""
+def steps(**figures: float) -> list[dict[str, float]]:
+    """Ten steps with the same figures."""
+    return [{**figures, "step": step + 1} for step in range(10)]
+
+
+def evaluations(*losses: float, **figures: tuple[float, float]) -> list[dict[str, float]]:
+    """Evaluations with some losses, and figures that go from one value to another."""
+    last = max(len(losses) - 1, 1)
     return [
-        {name: a + (b - a) * min(1, step / 15) for name, (a, b) in figures.items()}
-        | {"step": step + 1}
-        for step in range(20)
+        {"loss": loss, "step": number}
+        | {name: a + (b - a) * number / last for name, (a, b) in figures.items()}
+        for number, loss in enumerate(losses)
     ]
 
 
-def evaluations(*losses: float) -> list[dict[str, float]]:
-    return [{"loss": loss, "step": step} for step, loss in enumerate(losses)]
-
-
 @pytest.mark.parametrize(
-    ("run", "held_out", "said"),
+    ("active", "held_out", "said"),
     [
-        ({"active": (1, 0.0), "margin": (0, 9)}, (2, 1), "dead hinge"),
-        ({"active": (1, 1), "margin": (0, -1)}, (2, 1.9), "nothing learned: 100% of pairs"),
-        ({"chosen": (-50, -80), "rejected": (-50, -120)}, (2, 1), "chosen answers fall"),
-        ({}, (2, 1, 0.9, 1.8), "overfitted: the held-out loss was lowest after step 2"),
-        ({}, (2, 2.1, 2.2), "nothing learned: the held-out loss was never lower"),
-        ({"active": (1, 0.4), "margin": (0, 3)}, (2, 1, 0.9), "no known failure shows"),
-        ({"chosen": (-50, -80), "rejected": (-50, -70)}, (2, 1), "no known failure shows"),
-        ({"active": (1, 1), "margin": (0, 1)}, (2, 1.9), "no known failure shows"),
-        ({}, (), "no known failure shows"),
+        (0.0, evaluations(2, 1), "dead hinge: 0% of pairs"),
+        (1.0, evaluations(2, 1.9, margin=(0, -1)), "nothing learned: 100% of pairs"),
+        (1.0, evaluations(2, 1.9, margin=(0, 1)), "no known failure shows"),
+        (0.5, evaluations(2, 1, chosen=(-50, -80), rejected=(-50, -120)), "chosen answers fall"),
+        (0.5, evaluations(2, 1, chosen=(-50, -80), rejected=(-50, -70)), "no known failure shows"),
+        (0.5, evaluations(2, 1, 0.9, 1.8), "overfitted: the held-out loss was lowest after step 2"),
+        (0.5, evaluations(2, 2.1, 2.2), "nothing learned: the held-out loss was never lower"),
+        (0.4, evaluations(2, 1, 0.9), "no known failure shows"),
+        (0.4, [], "no known failure shows"),
     ],
 )
 def test_known_failures_are_named(
-    run: dict[str, tuple[float, float]], held_out: tuple[float, ...], said: str
+    active: float, held_out: list[dict[str, float]], said: str
 ) -> None:
-    assert diagnose(steps(**run), evaluations(*held_out)).startswith(said)
+    assert diagnose(steps(active=active), held_out).startswith(said)
+
+
+def moved(before: float, after: float, sure: bool = True) -> dict[str, dict[str, float]]:
+    low = (after - before) * (0.5 if sure else -0.5)
+    return {
+        "baseline": {"estimate": before},
+        "candidate": {"estimate": after},
+        "difference": {"low": low},
+    }
 
 
 def test_text_failures() -> None:
-    assert text_failures((20, 40), (0, 0)).startswith("length drift: answers have 40 tokens")
-    assert text_failures((20, 20), (0.1, 0.5)).startswith("loops: 50%")
-    assert text_failures((20, 20), (0.5, 0.5)).startswith("no drift")
-    assert text_failures((20, 10), (0.1, 0.1)).startswith("no drift")
+    still = moved(0.1, 0.1)
+    assert text_failures(moved(20, 40), still).startswith("length drift: answers have 40 tokens")
+    assert text_failures(moved(20, 40, sure=False), still).startswith("no drift")
+    assert text_failures(moved(20, 20), moved(0.1, 0.5)).startswith("loops: 50%")
+    assert text_failures(moved(20, 20), moved(0.5, 0.5)).startswith("no drift")
+    assert text_failures(moved(20, 10), still).startswith("no drift")

@@ -9,11 +9,14 @@ import pytest
 import torch
 from tests.tuning.rows import preferences
 
+from strop.data import Preference
 from strop.errors import StropError
+from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig, Trainee, open_trainee
 from strop.tuning.drift import Start
+from strop.tuning.fit import TuneConfig
 from strop.tuning.ranker import KINDS, Ranker, RankerConfig, Reader, margins_of, ranker_objective
-from strop.tuning.tune import TrainingConfig, TuneConfig, right_of, tune_ranker
+from strop.tuning.tune import accuracy, ranker_items, tune_ranker
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def by_hand(trainee: Trainee, text: str, labels: tuple[str, str]) -> float:
 
 
 def test_margins_are_those_of_the_whole_texts(trainee: Trainee) -> None:
-    pairwise, pointwise = (Reader(trainee, RankerConfig(kind)) for kind in KINDS)
+    pairwise, pointwise = (Reader(trainee, RankerConfig(kind, 100, 100)) for kind in KINDS)
     item = pairwise.compared("Why?", ("Because.", "No."))
     [(_, [margins])] = margins_of(pairwise, [item], 1000)
     texts = [
@@ -58,7 +61,7 @@ def test_long_prompts_keep_their_end_and_long_answers_their_beginning(trainee: T
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_cross_entropy_of_the_right_labels(trainee: Trainee, kind: str) -> None:
-    reader = Reader(trainee, RankerConfig(kind))
+    reader = Reader(trainee, RankerConfig(kind, 100, 100))
     items = [reader.compared("a", ("yes", "no")), reader.compared("b", ("no", "maybe"))]
     loss, rows = ranker_objective(reader).loss(trainee.network, items, None)
     wanted = 0.0
@@ -77,7 +80,7 @@ def test_a_ranker_learns_a_rule_and_reads_it_back(
     data = preferences(tmp_path / "rule.jsonl", 240, lambda n: ("+" * 6, "-" * 6))
     training = TrainingConfig(learning_rate=1e-2, epochs=3, batch=16)
     config = TuneConfig(NetworkConfig(rank=8), training, held_out=0.25)
-    facts = tune_ranker(str(tiny_model), data, tmp_path / "r", RankerConfig(kind), config)
+    facts = tune_ranker(str(tiny_model), data, tmp_path / "r", RankerConfig(kind, 100, 100), config)
     assert facts["accuracy"]["estimate"] == 1
     assert facts["verdict"] == "better"
     ranker = Ranker(tmp_path / "r")
@@ -104,7 +107,8 @@ def test_a_ranker_of_noise_is_no_better_than_lengths(tiny_model: Path, tmp_path:
     data = preferences(tmp_path / "noise.jsonl", 160, noise)
     training = TrainingConfig(learning_rate=1e-3, batch=16)
     config = TuneConfig(NetworkConfig(rank=4), training, held_out=0.4)
-    facts = tune_ranker(str(tiny_model), data, tmp_path / "r", RankerConfig("pointwise"), config)
+    reads = RankerConfig("pointwise", 100, 100)
+    facts = tune_ranker(str(tiny_model), data, tmp_path / "r", reads, config)
     assert facts["verdict"] == "cannot tell"
 
 
@@ -119,10 +123,31 @@ def test_a_ranker_is_found_missing(tiny_model: Path, tmp_path: Path) -> None:
             RankerConfig(**wrong)
 
 
-def test_right_counts_ties_as_half(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = iter([([0, 1, 2], [[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])])
-    monkeypatch.setattr("strop.tuning.tune.margins_of", lambda *_: given)
-    assert right_of(None, [None] * 3, 1).tolist() == [1, 0, 0.5]  # type: ignore[arg-type]
+def test_a_ranker_is_compared_with_lengths_by_prompt() -> None:
+    """Two prompts with several pairs each are two samples, not many."""
+    right = np.array([[7.0, 7.0], [3.0, 6.0]])
+    shorter = np.array([[0.0, 7.0], [3.0, 6.0]])
+    found = accuracy({"right": right, "shorter": shorter})
+    assert found["accuracy"]["n"] == 2
+    assert found["accuracy"]["estimate"] == pytest.approx(0.75)
+    assert found["baseline"] == "longer"
+    assert found["baseline_accuracy"]["estimate"] == pytest.approx(0.75)
+    assert found["verdict"] == "cannot tell"
+    assert accuracy({}) == {}
+
+
+def test_answers_that_are_equal_as_far_as_they_are_read_are_no_pair(trainee: Trainee) -> None:
+    reader = Reader(trainee, RankerConfig("pointwise", answer_tokens=4))
+    rows = [Preference("a", "yes and", "yes but"), Preference("a", "yes", "no")]
+    items, rejected = ranker_items(reader, rows)
+    assert len(items) == 1
+    assert items[0][1].shorter == 0
+    assert [one.line for one in rejected] == [1]
+
+
+def test_a_ranker_that_reads_more_than_the_context_is_refused(trainee: Trainee) -> None:
+    with pytest.raises(StropError, match="but the context of the model holds 512"):
+        Reader(trainee, RankerConfig("pairwise", prompt_tokens=256, answer_tokens=120))
 
 
 def test_divergence_is_that_of_the_plain_distributions(trainee: Trainee) -> None:

@@ -10,24 +10,20 @@ import numpy as np
 import pytest
 from tests.tuning.rows import preferences
 
-from strop.data import read_json, read_rows
+from strop.data import prompt_key, read_json, read_rows
 from strop.errors import StropError, StropFailure
 from strop.models import load
 from strop.models.adapters import read_adapter
+from strop.training.loop import TrainingConfig
+from strop.training.network import NetworkConfig
+from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs
 from strop.tuning.rank import entering, rank
 from strop.tuning.ranker import Ranker, RankerConfig
 from strop.tuning.sample import SampleConfig, sample
 from strop.tuning.stage import run_stage
-from strop.tuning.tune import (
-    NetworkConfig,
-    TrainingConfig,
-    TuneConfig,
-    tune_preference,
-    tune_ranker,
-    tune_sft,
-)
+from strop.tuning.tune import tune_preference, tune_ranker, tune_sft
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 
@@ -45,7 +41,7 @@ def examples(path: Path, count: int = 30) -> Path:
 
 def config(rate: float = 1e-2, epochs: float = 2, **network: Any) -> TuneConfig:
     training = TrainingConfig(learning_rate=rate, epochs=epochs, batch=8)
-    return TuneConfig(NetworkConfig(**{"rank": 4} | network), training, held_out=0.2)
+    return TuneConfig(NetworkConfig(**network), training, held_out=0.4)
 
 
 def manifest(directory: Path) -> dict[str, Any]:
@@ -57,7 +53,7 @@ def test_from_examples_to_a_verdict(tiny_model: Path, tmp_path: Path) -> None:
     """All stages, one after another, as a recipe or a user runs them."""
     data = examples(tmp_path / "examples.jsonl")
     facts = tune_sft(str(tiny_model), data, tmp_path / "sft", config(3e-3))
-    assert facts["held_out"]["after"]["loss"] < facts["held_out"]["before"]["loss"]
+    assert facts["effect"]["loss"]["difference"]["estimate"] < 0
     assert facts["kl_to_start"]["estimate"] > 0
 
     drawn = sample(str(tmp_path / "sft"), data, tmp_path / "cand", SampleConfig(6, max_tokens=12))
@@ -78,7 +74,11 @@ def test_from_examples_to_a_verdict(tiny_model: Path, tmp_path: Path) -> None:
 
     taste = preferences(tmp_path / "taste.jsonl", 60, counted)
     tune_ranker(
-        str(tiny_model), taste, tmp_path / "ranker", RankerConfig("pointwise"), config(1e-2)
+        str(tiny_model),
+        taste,
+        tmp_path / "ranker",
+        RankerConfig("pointwise", 100, 100),
+        config(1e-2),
     )
     ranked = rank(tmp_path / "ranker", tmp_path / "cand", tmp_path / "ranked")
     assert ranked["ranked"] + ranked["left_out"] == 180
@@ -93,14 +93,24 @@ def test_from_examples_to_a_verdict(tiny_model: Path, tmp_path: Path) -> None:
     sources = [tmp_path / "pairs"]
     sft = str(tmp_path / "sft")
     tuned = tune_preference(sft, sources, tmp_path / "slic", "slic", None, config(3e-3))
-    assert tuned["held_out"]["after"]["margin"] > tuned["held_out"]["before"]["margin"]
+    assert tuned["effect"]["margin"]["difference"]["estimate"] > 0
 
     greedy = SampleConfig(1, temperature=0.0, max_tokens=12)
+    fresh = examples(tmp_path / "fresh.jsonl", 50)  # the first 30 are prompts of before
     for name in ("sft", "slic"):
-        sample(str(tmp_path / name), data, tmp_path / f"{name}-answers", greedy)
+        sample(str(tmp_path / name), fresh, tmp_path / f"{name}-answers", greedy)
     answers = [tmp_path / f"{name}-answers" for name in ("slic", "sft")]
-    verdict = judge(*answers, tmp_path / "verdict", tmp_path / "ranker")
-    assert verdict["prompts"] == 30
+    with pytest.raises(StropError, match="ranked the pairs that a model was trained on"):
+        judge(*answers, tmp_path / "verdict", tmp_path / "ranker")
+    other = preferences(tmp_path / "other.jsonl", 60, counted, "other")
+    reads = RankerConfig("pairwise", 100, 100)
+    tune_ranker(str(tiny_model), other, tmp_path / "judge", reads, config(1e-2))
+    verdict = judge(*answers, tmp_path / "verdict", tmp_path / "judge")
+    used = set(read_json(tmp_path / "slic" / "origins.json")["prompts"])
+    assert verdict["prompts"] + verdict["trained_on"] == 50
+    assert verdict["trained_on"] == len(
+        used & {prompt_key(row["prompt"]) for row in read_rows(fresh)}
+    )
     assert {"win_rate", "length_controlled", "overlap", "tokens", "repeated"} <= verdict.keys()
     again = judge(*answers, tmp_path / "verdict2")
     assert again["overlap"] == verdict["overlap"]
@@ -123,7 +133,7 @@ def test_every_kind_of_loss_trains_from_the_same_rows(
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = tune_preference(str(tiny_model), [data], tmp_path / "t", loss, None, config(1e-3, 1))
-    assert facts["held_out"]["after"]["loss"] < facts["held_out"]["before"]["loss"]
+    assert facts["effect"]["loss"]["difference"]["estimate"] < 0
     history = read_rows(tmp_path / "t" / "history.jsonl")
     assert {row["kind"] for row in history} == {"step", "evaluation"}
     assert (tmp_path / "t" / "curves.svg").read_text().startswith("<svg")
@@ -216,7 +226,7 @@ def test_sampling_goes_on_where_it_was_stopped(
 def test_a_whole_model_can_be_trained(tiny_model: Path, tmp_path: Path) -> None:
     data = examples(tmp_path / "examples.jsonl")
     facts = tune_sft(str(tiny_model), data, tmp_path / "out", config(1e-3, rank=0))
-    assert facts["held_out"]["after"]["loss"] < facts["held_out"]["before"]["loss"]
+    assert facts["effect"]["loss"]["difference"]["estimate"] < 0
     assert load(str(tmp_path / "out")).tokenizer.template is not None
     with pytest.raises(StropError, match="in float32 only"):
         config(rank=0, dtype="bfloat16")
@@ -368,11 +378,20 @@ def test_log_probabilities_before_tuning_are_computed_once(
     computed = reference.computed
     monkeypatch.setattr(reference, "computed", lambda *_: pytest.fail("computed again"))
     assert reference.reference_logps(network, groups, "model", 64) == first
-    files = sorted((tmp_path / "cache" / "log-probabilities").iterdir())
-    assert len(files) == 2
+    assert reference.reference_logps(network, groups[::-1][:9], "model", 64) == first[::-1][:9]
     monkeypatch.setattr(reference, "computed", computed)
-    files[0].write_text("[[1]]")
-    files[1].write_text("not JSON")
+    asked = []
+
+    def counting(network: Any, lot: Any, room: int) -> Any:
+        asked.append(len(lot))
+        return computed(network, lot, room)
+
+    monkeypatch.setattr(reference, "computed", counting)
+    reference.reference_logps(network, [Group((9, 9), ((9,),)), *groups], "model", 64)
+    assert asked == [1]
+    reference.reference_logps(network, groups, "another model", 64)
+    assert asked == [1, 64, 36]
+    (tmp_path / "cache" / reference.FILE).write_text("damaged" * 1000)
     again = reference.reference_logps(network, groups, "model", 64)
     np.testing.assert_allclose(np.array(again), np.array(first), atol=1e-5)
 

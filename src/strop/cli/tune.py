@@ -53,6 +53,14 @@ TRAINING_OPTIONS: dict[str, Any] = {
             help="Prompts between two updates.", show_default="32", rich_help_panel=TRAINING
         ),
     ],
+    "room": Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens that are computed at a time; the most that strop plan says fits.",
+            show_default="1024",
+            rich_help_panel=TRAINING,
+        ),
+    ],
     "schedule": Annotated[
         str | None,
         typer.Option(
@@ -99,7 +107,8 @@ TRAINING_OPTIONS: dict[str, Any] = {
     "held_out": Annotated[
         float | None,
         typer.Option(
-            help="Part of the prompts that is evaluated on, never trained on; 0: none.",
+            help="Part of the prompts that is never trained on: on half of it the run is followed, "
+            "on the other half its effect is measured; 0: none.",
             show_default="0.1",
             rich_help_panel=TRAINING,
         ),
@@ -108,14 +117,15 @@ TRAINING_OPTIONS: dict[str, Any] = {
         int | None,
         typer.Option(
             help="Steps between two evaluations.",
-            show_default="a tenth of all",
+            show_default="a quarter of all",
             rich_help_panel=TRAINING,
         ),
     ],
     "patience": Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many evaluations without a better one; 0: never.",
+            help="Stop after so many evaluations without a better one, and take the best weights; "
+            "0: never.",
             show_default="0",
             rich_help_panel=TRAINING,
         ),
@@ -182,7 +192,7 @@ def tune_config(given: dict[str, Any], learning_rate: float) -> Any:
     """Return the configuration for the options that were given."""
     from strop.training.loop import TrainingConfig
     from strop.training.network import NetworkConfig
-    from strop.tuning.tune import TuneConfig
+    from strop.tuning.fit import TuneConfig
 
     rest = {"learning_rate": learning_rate} | given
     network = NetworkConfig(**{name: rest.pop(name) for name in NETWORK if name in rest})
@@ -328,13 +338,21 @@ def setting(text: str) -> tuple[str, float]:
 
 def show(facts: dict[str, Any], output: Path) -> None:
     """Print what came of a run."""
-    for where, words in (("held_out", "on held-out prompts"), ("trained_on", "in training")):
-        if where in facts:
-            before, after = facts[where]["before"], facts[where]["after"]
-            for name in ("loss", "chosen", "rejected", "margin", "right", "active"):
-                if name in before and name in after:
-                    count = f"n = {after['n']:.0f}"
-                    print(f"{name} {words}: {before[name]:.4g} to {after[name]:.4g} ({count})")
+    from strop.tuning.effect import sentence
+
+    for name in facts.get("effect", ()):
+        print(sentence(facts["effect"], name))
+    if "accuracy" in facts:
+        accuracy, base, difference = (
+            facts[name] for name in ("accuracy", "baseline_accuracy", "difference")
+        )
+        print(
+            f"right on {accuracy['estimate']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}] "
+            f'of {accuracy["n"]} held-out prompts; "the {facts["baseline"]} answer wins" on '
+            f"{base['estimate']:.1%}; difference {100 * difference['estimate']:+.1f} "
+            f"[{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}] points: "
+            f"{facts['verdict']}"
+        )
     if kl := facts.get("kl_to_start"):
         shown = f"{kl['estimate']:.3g} [{kl['low']:.3g}, {kl['high']:.3g}]"
         print(f"KL to the start: {shown} nats per token (n = {kl['n']} prompts)")

@@ -103,7 +103,7 @@ def read_prompts(path: Path, columns: Mapping[str, str] | None = None) -> Record
 
     The reference answer is that of a preference, or the completion of an example.
     """
-    others = ("completion", "chosen", "rejected", "reference")
+    others = ("completion", "chosen", "rejected", *OF_PREFERENCES[1:])
     return read_records(path, ("prompt",), others, asked, columns)
 
 
@@ -130,7 +130,7 @@ def read_records(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=refuse_constant)
         except (ValueError, RecursionError):
             rejected.append(Rejected(number, "not JSON", line))
             continue
@@ -146,6 +146,11 @@ def read_records(
         first = f" (line {rejected[0].line}: {rejected[0].reason})" if rejected else ""
         raise StropError(f"{path}: no row that can be used{first}")
     return Records(rows, rejected)
+
+
+def refuse_constant(name: str) -> None:
+    """Raise ValueError for NaN and infinity, which are not JSON."""
+    raise ValueError(name)
 
 
 def renamed(
@@ -190,7 +195,7 @@ def preference(row: Mapping[str, Any]) -> Preference:
         raise BadRow("chosen and rejected answer different prompts")
     if chosen == rejected:
         raise BadRow("chosen and rejected are equal")
-    values = both_of(row, "value", lambda value: isinstance(value, int | float))
+    values = both_of(row, "value", lambda value: type(value) in (int, float))
     tokens = both_of(row, "tokens", is_tokens)
     return Preference(
         prompt=joined_prompt(row, before),
@@ -337,5 +342,6 @@ def report_rejected(rejected: Sequence[Rejected], total: int, path: Path) -> Non
     for one in rejected:
         counts[one.reason] = counts.get(one.reason, 0) + 1
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    write_rows(path, [vars(one) for one in rejected])
+    # Escaped: what is rejected may not be Unicode.
+    write_text(path, "".join(json.dumps(vars(one)) + "\n" for one in rejected))
     say(f"{len(rejected)} of {total} rows left out: {reasons} ({path})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from strop.data import sha256_file, sha256_json
@@ -23,9 +23,14 @@ def model_identity(reference: str) -> str:
     return tree_hash(resolve(reference), known_sha256)
 
 
-def tree_hash(path: Path, digest: Callable[[Path], str] = sha256_file) -> str:
-    """Return a hash of a file, or of the names and contents of all files below a directory."""
+def tree_hash(
+    path: Path, digest: Callable[[Path], str] = sha256_file, ignored: Collection[str] = ()
+) -> str:
+    """Return a hash of a file, or of the names and contents of all files below a directory.
+
+    Files of a name that is `ignored` do not count.
+    """
     if path.is_file():
         return digest(path)
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    files = sorted(one for one in path.rglob("*") if one.is_file() and one.name not in ignored)
     return sha256_json({str(file.relative_to(path)): digest(file) for file in files})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from strop.data import read_text, sha256_file, sha256_json
-from strop.models.identity import model_identity, tree_hash
+from strop.models.identity import model_identity
 from strop.recipes.options import ModelReference, RankerReference, RowsFile, TextFile
 
 
@@ -38,9 +38,11 @@ def rows_identity(path: str | None) -> str:
 
 def ranker_identity(path: str | None) -> str:
     """Identify a ranker by the contents of its directory, and its base."""
+    from strop.tuning.origins import ranker_hash
+
     if path is None:
         return "none"
-    return sha256_json([model_identity(path), tree_hash(Path(path))])
+    return ranker_hash(Path(path))
 
 
 IDENTITIES = {

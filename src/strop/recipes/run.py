@@ -26,6 +26,7 @@ from typing import Any
 from strop.console import quantity
 from strop.data import (
     atomic_path,
+    clear,
     make_directory,
     read_json,
     sha256_file,
@@ -43,6 +44,7 @@ from strop.recipes.report import write_report
 from strop.recipes.stage import Context, Finished, Stage
 
 REPORTS = ("report.md", "report.html")
+VOLATILE = ("manifest.json",)  # of a stage's output: it says how long it took
 
 #: What a manifest must have for a stage to be kept
 MANIFEST = {"hash", "kind", "options", "inputs", "seed", "strop", "metrics", "outputs", "output"}
@@ -115,12 +117,12 @@ def execute(
     """Run one stage into its directory; on any error nothing of it remains."""
     kind = kinds[step.kind]
     options = substituted(step.options, kinds, finished)
+    work = target.parent / f".{target.name}.work"
     with atomic_path(target) as partial:
         make_directory(partial)
         reset_peak_memory()
         start = time.monotonic()
         try:
-            work = target.parent / f".{target.name}.work"
             metrics = kind.run(options, Context(partial, plan["seed"], work))
         except StropError as error:
             raise type(error)(f"stage '{step.name}': {error}") from error
@@ -137,12 +139,16 @@ def execute(
                 }
                 for path in files
             },
-            "output": tree_hash(partial / kind.output.path) if kind.output else None,
+            "output": tree_hash(partial / kind.output.path, ignored=VOLATILE)
+            if kind.output
+            else None,
             "environment": environment(),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_memory(),
         }
         write_json(partial / "manifest.json", manifest)
+    if work.is_dir():
+        clear(work)
     return dataclasses.replace(read(step, target), executed=True)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+LEAST = 6  #: samples for a verdict: fewer could all agree by chance (2 x 2^-5 > 0.05)
+
 Verdict = Literal["better", "worse", "cannot tell"]
 
 
@@ -49,8 +51,9 @@ class Interval:
 def verdict(difference: Interval, lower_is_better: bool) -> Verdict:
     """Say what the interval of `ours - baseline` shows about ours; zero inside means "cannot tell".
 
-    `lower_is_better` holds for losses and perplexities, not for accuracies.
+    So do fewer than six samples. `lower_is_better` holds for losses and perplexities, not for
+    accuracies.
     """
-    if not difference.excludes(0.0):
+    if difference.n < LEAST or not difference.excludes(0.0):
         return "cannot tell"
     return "better" if (difference.high < 0.0) == lower_is_better else "worse"

@@ -9,11 +9,12 @@ from strop.errors import StropError
 from strop.stats.interval import Interval
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """Estimate the probability behind `successes` out of `n` independent trials.
 
     The score interval of Wilson (1927), without continuity correction: it stays within [0, 1] and
-    has a width even when all trials succeed. Raises StropError for no trials or impossible counts.
+    has a width even when all trials succeed. A trial may count as a
+    half. Raises StropError for no trials or impossible counts.
     """
     if n < 1 or not 0 <= successes <= n:
         raise StropError(f"a proportion needs 0 <= successes <= n and n >= 1: {successes} of {n}")

@@ -20,11 +20,11 @@ def deferred() -> Iterator[Callable[[], bool]]:
     A second one takes effect at once. Outside the main thread nothing is deferred, for Python
     handles signals there alone.
     """
-    came: list[tuple[int, FrameType | None]] = []
+    came: list[tuple[int, FrameType | None]] = []  # what is to take effect
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {int(number): signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, frame: FrameType | None) -> None:
         if came:
@@ -44,7 +44,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    for number in SIGNALS:
+    for number in before:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, note)
     try:

@@ -34,10 +34,10 @@ def curves(steps: Steps, evaluations: Steps) -> str:
     for plot in PLOTS:
         drawn = [
             line
-            for key, name in plot.figures.items()
+            for order, (key, name) in enumerate(plot.figures.items())
             for line in (
-                line_of(steps, key, name, held_out=False),
-                line_of(evaluations, key, f"{name}, held out", held_out=True),
+                line_of(steps, key, name, False, order > 0),
+                line_of(evaluations, key, f"{name}, held out", True, order > 0),
             )
             if line
         ]
@@ -46,7 +46,7 @@ def curves(steps: Steps, evaluations: Steps) -> str:
     return lines(plots, "steps")
 
 
-def line_of(rows: Steps, key: str, name: str, held_out: bool) -> Line | None:
+def line_of(rows: Steps, key: str, name: str, held_out: bool, dashed: bool) -> Line | None:
     """Return one figure over the steps, if there is any."""
     points = [(float(row["step"]), float(row[key])) for row in rows if key in row]
-    return Line(name, tuple(points), after=held_out) if len(points) > 1 else None
+    return Line(name, tuple(points), held_out, dashed) if len(points) > 1 else None

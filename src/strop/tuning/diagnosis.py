@@ -8,40 +8,32 @@ from typing import Any
 
 Steps = Sequence[Mapping[str, Any]]  #: figures of one step, or evaluation, each
 
-PART = 0.2  #: of a run's steps: its beginning, and its end
+PART = 0.2  #: of a run's steps: its end
 DEAD = 0.02  #: share of open hinges below which only the cross-entropy trains
 CLOSED = 0.98  #: share of open hinges above which nothing was learned
 FALL = 10.0  #: nats that the log-probability of chosen answers may fall
 DRIFT = 1.25  #: times the length of answers before, beyond which it has drifted
 REPEATED = 0.3  #: share of 4-grams that came before in the same text, beyond which it loops
-LESS = 1.0  #: times the loss before training, at most, for a run that learned
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run."""
+    """What is known of a run. Only evaluations, which are on the same prompts, are compared."""
 
     steps: Steps
     evaluations: Steps
 
-    def begin(self, name: str) -> float | None:
-        """Return the mean of a figure over the first steps, None if there is none."""
-        return average(self.steps[: self.some], name)
-
     def end(self, name: str) -> float | None:
         """Return the mean of a figure over the last steps, None if there is none."""
-        return average(self.steps[-self.some :], name)
+        some = max(1, int(PART * len(self.steps)))
+        values = [step[name] for step in self.steps[-some:] if name in step]
+        return sum(values) / len(values) if values else None
 
-    @property
-    def some(self) -> int:
-        """Return how many steps a part of the run are."""
-        return max(1, int(PART * len(self.steps)))
-
-
-def average(steps: Steps, name: str) -> float | None:
-    """Return the mean of a figure over the steps that have it."""
-    values = [step[name] for step in steps if name in step]
-    return sum(values) / len(values) if values else None
+    def change(self, name: str) -> float | None:
+        """Return how a figure changed from the first evaluation to the last."""
+        if len(self.evaluations) < 2 or name not in self.evaluations[0]:
+            return None
+        return float(self.evaluations[-1][name] - self.evaluations[0][name])
 
 
 def dead_hinge(run: Run) -> str | None:
@@ -57,29 +49,24 @@ def dead_hinge(run: Run) -> str | None:
 
 def open_hinge(run: Run) -> str | None:
     """No pair ever gets to the margin."""
-    active, margin = run.end("active"), (run.begin("margin"), run.end("margin"))
-    if active is None or active <= CLOSED or None in margin:
-        return None
-    if margin[1] > margin[0]:  # type: ignore[operator]
+    active, grown = run.end("active"), run.change("margin")
+    if active is None or active <= CLOSED or grown is None or grown > 0:
         return None
     return (
-        f"nothing learned: {active:.0%} of pairs are within the margin at the end, and it did not "
-        "grow: raise the learning rate, or train longer"
+        f"nothing learned: {active:.0%} of pairs are within the margin at the end, and on held-out "
+        "prompts it did not grow: raise the learning rate, or train longer"
     )
 
 
 def chosen_falls(run: Run) -> str | None:
     """Chosen answers became less likely, and rejected ones still less."""
-    chosen = run.begin("chosen"), run.end("chosen")
-    rejected = run.begin("rejected"), run.end("rejected")
-    if None in (*chosen, *rejected):
-        return None
-    fall = chosen[0] - chosen[1]  # type: ignore[operator]
-    if fall < FALL or rejected[0] - rejected[1] < fall:  # type: ignore[operator]
+    chosen, rejected = run.change("chosen"), run.change("rejected")
+    if chosen is None or rejected is None or chosen > -FALL or rejected > chosen:
         return None
     return (
-        f"chosen answers fall: their log-probability went down by {fall:.0f} nats: lower the "
-        "learning rate, or raise the weight of the cross-entropy (regularization)"
+        f"chosen answers fall: on held-out prompts their log-probability went down by "
+        f"{-chosen:.0f} nats: lower the learning rate, or raise the weight of the cross-entropy "
+        "(regularization)"
     )
 
 
@@ -98,7 +85,7 @@ def overfitted(run: Run) -> str | None:
 def unlearned(run: Run) -> str | None:
     """Training never made the held-out loss smaller."""
     losses = [row["loss"] for row in run.evaluations]
-    if len(losses) < 2 or min(losses[1:]) < LESS * losses[0]:
+    if len(losses) < 2 or min(losses[1:]) < losses[0]:
         return None
     return (
         "nothing learned: the held-out loss was never lower than before training: the weights "
@@ -123,18 +110,22 @@ def diagnose(steps: Steps, evaluations: Steps) -> str:
     return found[0] if found else "no known failure shows"
 
 
-def text_failures(lengths: tuple[float, float], repeated: tuple[float, float]) -> str:
-    """Say in one line whether answers became much longer, or loop: (before, after) of each."""
-    before, after = lengths
-    if after > DRIFT * before:
+def text_failures(lengths: Mapping[str, Any], repeated: Mapping[str, Any]) -> str:
+    """Say in one line whether answers became much longer, or loop.
+
+    Both are given as baseline, candidate and their difference, each with its interval.
+    """
+    before, after = (lengths[name]["estimate"] for name in ("baseline", "candidate"))
+    if after > DRIFT * before and lengths["difference"]["low"] > 0:
         return (
             f"length drift: answers have {after:.0f} tokens, {before:.0f} before: judge them "
             "controlled for length, and look at the lengths of chosen answers in the data"
         )
-    if repeated[1] > REPEATED and repeated[1] > repeated[0]:
+    before, after = (repeated[name]["estimate"] for name in ("baseline", "candidate"))
+    if after > REPEATED and repeated["difference"]["low"] > 0:
         return (
-            f"loops: {repeated[1]:.0%} of 4-grams repeat, {repeated[0]:.0%} before: lower the "
-            "learning rate, or raise the weight of the cross-entropy (regularization)"
+            f"loops: {after:.0%} of 4-grams repeat, {before:.0%} before: lower the learning rate, "
+            "or raise the weight of the cross-entropy (regularization)"
         )
     return "no drift of length, and no loops"
 

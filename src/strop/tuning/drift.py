@@ -29,7 +29,7 @@ class Start:
         sums = torch.zeros(len(self.groups), 2, dtype=torch.float64)
         head = head_weight(network).detach()
         for (part, before, owners), (_, after, _) in zip(self.states, now, strict=True):
-            values = divergences(before, self.head, after, head).double()
+            values = divergences(before, self.head, after, head).double().cpu()
             places = torch.tensor(part)[owners]
             sums[:, 0].index_add_(0, places, values)
             sums[:, 1].index_add_(0, places, torch.ones_like(values))

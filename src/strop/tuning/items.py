@@ -96,9 +96,7 @@ def item_of(
         raise StropError("this loss needs the order of all answers: rank with --pointwise")
     if valued:
         answers.sort(key=lambda answer: -values[answer])
-    winners = [chosen for _, chosen, _ in group]
-    losers = {rejected for _, _, rejected in group}
-    best = next((one for one in winners if one not in losers), winners[0])
+    best = answers[0] if valued else unbeaten([pair for _, *pair in group])
     if loss.per_token:  # nothing but the target is computed
         target = best if reference is None else answer_ids(tokenizer, reference)
         return Candidates(prompt_ids(tokenizer, prompt), (target,), target, pairs=())
@@ -114,15 +112,31 @@ def item_of(
     )
 
 
-def with_others(items: Sequence[Keyed]) -> list[Keyed]:
-    """Give each item the best answer to the next prompt, as one that does not belong to its own."""
-    if len({key for key, _ in items}) < 2:
-        raise StropError("this loss needs at least two prompts")
-    answers = [item.candidates[0] for _, item in items]
-    rolled = [*answers[1:], answers[0]]
+def unbeaten(pairs: Sequence[Sequence[Tokens]]) -> Tokens:
+    """Return the first chosen answer that nothing is preferred to; in a circle, the first one."""
+    losers = {rejected for _, rejected in pairs}
+    return next((chosen for chosen, _ in pairs if chosen not in losers), pairs[0][0])
+
+
+def with_others(items: Sequence[Keyed], most: int) -> list[Keyed]:
+    """Give each item the best answer to another prompt, the next that has one which fits.
+
+    Raises StropError where there is none.
+    """
     return [
-        (key, replace(item, other=other)) for (key, item), other in zip(items, rolled, strict=True)
+        (key, replace(item, other=other(items, place, most)))
+        for place, (key, item) in enumerate(items)
     ]
+
+
+def other(items: Sequence[Keyed], place: int, most: int) -> Tokens:
+    """Return an answer that belongs to another prompt than the item at `place`."""
+    key, item = items[place]
+    for name, next_item in (*items[place + 1 :], *items[:place]):
+        answer = next_item.candidates[0]
+        if name != key and len(item.prompt) + len(answer) <= most:
+            return answer
+    raise StropError("this loss needs answers to at least two prompts, each short enough for both")
 
 
 def split(
@@ -135,6 +149,7 @@ def split(
     rest = [one for one in items if held_out(one[0], part, seed)]
     if not train or not rest:
         raise StropError(
-            f"{len(items)} prompts are too few to hold out {part:.0%}: give more, or --held-out 0"
+            f"{len(items)} prompts are too few to hold out {part:.0%} of them: give more, or "
+            "hold out none"
         )
     return train, rest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import say
-from strop.data import Prompt, prompt_key, read_rows, sha256_file, sha256_json, write_rows
+from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.errors import StropError
-from strop.models.identity import model_identity
-from strop.stats import Interval, bootstrap, mean, paired_difference, verdict
+from strop.stats import Interval, bootstrap, mean, paired_difference, verdict, wilson
 from strop.stats.resampling import Rows
 from strop.tuning.diagnosis import repeated_ngrams, text_failures
+from strop.tuning.origins import origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.rank import check_samples, prompt_of
-from strop.tuning.ranker import CONFIG, Ranker
+from strop.tuning.ranker import Ranker
 from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 STEPS = 30  #: of Newton's method
@@ -35,19 +35,26 @@ def judge(
 
     With a ranker: how often the candidate's answer wins, and how often it would if both were
     equally long. With reference answers in the rows: how much of them each says. Always: lengths,
-    loops, answers that did not end. Every figure has an interval over prompts. Raises StropError
-    if the two have fewer than two prompts in common, or if there is nothing to judge by.
+    loops, answers that did not end. Every figure has an interval over prompts. Prompts that a model
+    or the ranker was trained on are left out. Raises StropError for a ranker that built the pairs
+    which a model was trained on, if fewer than two prompts are left, and if there is nothing to
+    judge by.
     """
-    places = [rows_path(candidate), rows_path(baseline)]
-    inputs = {f"answers{number}": sha256_file(path) for number, path in enumerate(places)}
+    places = [candidate, baseline]
+    inputs = {f"answers{n}": sha256_file(rows_path(place)) for n, place in enumerate(places)}
+    known = origins_of(places)
     if ranker:
-        files = [model_identity(str(ranker)), sha256_file(ranker / CONFIG)]
-        inputs["ranker"] = sha256_json(files)
+        inputs["ranker"] = ranker_hash(ranker)
+        if inputs["ranker"] in known.rankers:
+            raise StropError(
+                f"{ranker} ranked the pairs that a model was trained on, so it cannot judge it: "
+                "train another on other data"
+            )
+        known |= origins_of([ranker])
 
     def make(directory: Path, place: Path) -> Facts:
-        both = matched(places)
-        loaded = Ranker(ranker) if ranker else None
-        return judged(both, loaded, directory)
+        both, left_out = matched(places, known.prompts)
+        return judged(both, Ranker(ranker) if ranker else None, directory) | left_out
 
     settings = {"candidate": str(candidate), "baseline": str(baseline), "ranker": str(ranker)}
     return run_stage("judge", output, settings, inputs, make, work)
@@ -56,17 +63,29 @@ def judge(
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  #: rows of the candidate and of the baseline
 
 
-def matched(places: Sequence[Path]) -> Sequence[Pair]:
-    """Return the rows for prompts that both have."""
-    tables = []
-    for path in places:
+def matched(places: Sequence[Path], trained_on: Collection[str]) -> tuple[list[Pair], Facts]:
+    """Return the rows for prompts that both have and that may be judged, and how many may not."""
+    tables: list[dict[str, Mapping[str, Any]]] = []
+    for place in places:
+        path = rows_path(place)
         rows = read_rows(path)
         check_samples(rows, path)
         tables.append({prompt_key(prompt_of(row)): row for row in rows})
-    both = [(tables[0][key], tables[1][key]) for key in tables[0] if key in tables[1]]
-    if len(both) < 2:
-        raise StropError(f"{places[0]} and {places[1]} have {len(both)} prompts in common: too few")
-    return both
+    one, other = tables
+    common = [key for key in one if key in other]
+    fresh = [key for key in common if key not in trained_on]
+    left_out = {"trained_on": len(common) - len(fresh), "only_one": len(one.keys() ^ other.keys())}
+    for count, why in zip(
+        left_out.values(), ("were trained on", "only one of both answered"), strict=True
+    ):
+        if count:
+            say(f"{count} prompts left out, which {why}")
+    if len(fresh) < 2:
+        raise StropError(
+            f"{places[0]} and {places[1]} have {len(fresh)} prompts in common that were not "
+            "trained on: too few to judge"
+        )
+    return [(one[key], other[key]) for key in fresh], left_out
 
 
 def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Facts:
@@ -82,18 +101,15 @@ def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Fact
     facts: Facts = {"prompts": len(rows)}
     if ranker:
         facts |= win_facts(rows)
-    if "overlap" in rows[0]:
-        facts["overlap"] = difference_facts(column(rows, "overlap"), lower_is_better=False)
+    known = [row for row in rows if "overlap" in row]
+    if len(known) > 1:
+        facts["overlap"] = difference_facts(column(known, "overlap"), lower_is_better=False)
     elif not ranker:
         raise StropError("nothing to judge by: give a ranker, or answers with references")
     facts["tokens"] = difference_facts(column(rows, "tokens"))
     facts["repeated"] = difference_facts(column(rows, "repeated"), lower_is_better=True)
     facts["ended"] = difference_facts(column(rows, "ended"), lower_is_better=False)
-    length, loops = (
-        (facts[name]["baseline"]["estimate"], facts[name]["candidate"]["estimate"])
-        for name in ("tokens", "repeated")
-    )
-    facts["diagnosis"] = text_failures(length, loops)
+    facts["diagnosis"] = text_failures(facts["tokens"], facts["repeated"])
     say(facts["diagnosis"])
     return facts
 
@@ -110,9 +126,7 @@ def compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
         "ended": [float(row["finish"][0] in ("end", "stop")) for row in (one, other)],
     }
     if "reference" in one:
-        known = one["reference"]
-        references = [known] if isinstance(known, str) else known
-        found["overlap"] = [rouge_l(text, references) for text in answers]
+        found["overlap"] = [rouge_l(text, [one["reference"]]) for text in answers]
     return found
 
 
@@ -138,7 +152,7 @@ def win_facts(rows: Sequence[Mapping[str, Any]]) -> Facts:
     preferred = np.array([row["preferred"] for row in rows])
     wins = (preferred > 0.5) + 0.5 * (preferred == 0.5)
     longer = np.array([row["tokens"][0] - row["tokens"][1] for row in rows], dtype=np.float64)
-    rate = bootstrap(wins)
+    rate = wilson(float(wins.sum()), len(wins))
     controlled = length_controlled(wins, longer)
     return {
         "win_rate": rate.to_json() | {"verdict": against_half(rate)},
@@ -160,7 +174,7 @@ def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) ->
     """
     spread = float(longer.std())
     if not spread:
-        return bootstrap(wins)
+        return wilson(float(wins.sum()), len(wins))
     columns = np.stack([wins, np.tanh(longer / spread)], axis=1)
 
     def at_equal_length(rows: Rows) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ def preference_objective(loss: Loss, settings: Settings) -> Objective:
             for scores in scores_of(item, own, lengths, mean, loss):
                 value = loss.formula(scores, settings)
                 total = total + value
-                rows.append(facts(scores))
+                rows.append({"loss": float(value.detach()), **facts(scores)})
                 if loss.slack:
                     open_hinges = loss.slack(scores, settings).detach() > 0
                     rows[-1]["active"] = float(open_hinges.float().mean())
@@ -69,7 +69,7 @@ def preference_objective(loss: Loss, settings: Settings) -> Objective:
         layout = lay_out([Group(item.prompt, (item.other,)) for item in items], network.device)
         logps = completion_logps(token_logps(network, layout), layout)
         before = sum(item.other_reference for item in items)
-        return torch.stack([logps.sum() - before, torch.tensor(float(len(items)))])
+        return torch.stack([logps.sum() - before, logps.new_tensor(float(len(items)))])
 
     def weight(item: Candidates) -> float:
         if loss.per_token:

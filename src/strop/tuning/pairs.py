@@ -21,6 +21,7 @@ from strop.data import (
     write_rows,
 )
 from strop.errors import StropError, unknown_name
+from strop.tuning.origins import origins_of
 from strop.tuning.rank import every, prompt_of
 from strop.tuning.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
@@ -82,6 +83,7 @@ def pairs(
         if not found:
             raise StropError("no pair is left: all are ties or came before")
         write_rows(directory / ROWS, found)
+        origins_of(sources).write(directory)
         prompts = len({prompt_key(prompt_of(row)) for row in found})
         say(f"{len(found)} pairs for {prompts} prompts")
         return {
@@ -106,7 +108,7 @@ def read(
         for number, row in enumerate(rows, start=1):
             yield from of_candidates(row, number, config, rejected)
         return
-    records = read_preferences(path, columns)
+    records = read_preferences(path, None if path.name == ROWS else columns)
     rejected += records.rejected
     for one in records.rows:
         values = asdict(one)
@@ -121,8 +123,6 @@ def of_candidates(
 ) -> Iterator[dict[str, Any]]:
     """Yield the pairs of one prompt's candidates, better first."""
     decided = list(decisions(row, config, number))
-    losers = {worse for _, worse, _ in decided}
-    winners = [better for better, _, _ in decided if better not in losers]
     for better, worse, margin in decided:
         texts = row["candidates"][better], row["candidates"][worse]
         if margin < config.least_margin:
@@ -131,7 +131,7 @@ def of_candidates(
             continue
         pair: dict[str, Any] = {"prompt": row["prompt"], "chosen": texts[0], "rejected": texts[1]}
         if config.reference == "best":
-            pair["reference"] = row["candidates"][winners[0]]
+            pair["reference"] = row["candidates"][best_of(row, decided)]
         elif "reference" in row:
             pair["reference"] = row["reference"]
         pair["chosen_tokens"], pair["rejected_tokens"] = (
@@ -142,6 +142,17 @@ def of_candidates(
                 row["values"][place] for place in (better, worse)
             )
         yield pair
+
+
+def best_of(row: Mapping[str, Any], decided: Sequence[tuple[int, int, float]]) -> int:
+    """Return the candidate with the highest value; or the winner of the tournament."""
+    if "values" in row:
+        return max(
+            every(row),
+            key=lambda place: (row["values"][place] is not None, row["values"][place] or 0.0),
+        )
+    losers = {worse for _, worse, _ in decided}
+    return next(better for better, _, _ in decided if better not in losers)
 
 
 def decisions(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from strop.console import say
-from strop.data import Prompt, read_rows, sha256_file, sha256_json, write_rows
+from strop.data import Prompt, read_rows, sha256_file, write_rows
 from strop.errors import StropError
-from strop.models.identity import model_identity
-from strop.tuning.ranker import CONFIG, Ranker
+from strop.tuning.origins import Origins, origins_of, ranker_hash
+from strop.tuning.ranker import Ranker
 from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 
@@ -33,10 +33,8 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
     equal to one before, take no part.
     """
     path = rows_path(samples)
-    inputs = {
-        "ranker": sha256_json([model_identity(str(ranker)), sha256_file(ranker / CONFIG)]),
-        "samples": sha256_file(path),
-    }
+    digest = ranker_hash(ranker)
+    inputs = {"ranker": digest, "samples": sha256_file(path)}
 
     def make(directory: Path, place: Path) -> Facts:
         rows = read_rows(path)
@@ -52,6 +50,7 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
                 for row, own in zip(rows, all_values(loaded, rows, entrants), strict=True)
             ]
         write_rows(directory / ROWS, ranked)
+        (origins_of([samples]) | Origins(rankers=frozenset([digest]))).write(directory)
         left_out = sum(len(row["candidates"]) for row in rows) - sum(map(len, entrants))
         if left_out:
             say(f"{left_out} candidates take no part: cut, empty, or equal to another")

@@ -25,23 +25,21 @@ from strop.training.loop import Objective, Row
 from strop.training.network import Trainee, open_trainee
 from strop.training.scoring import last_states
 from strop.training.sequences import Group, Tokens, filled, lay_out
-
-CONFIG = "ranker.json"  #: beside the adapter: what kind of ranker it is
+from strop.tuning.origins import RANKER
 
 
 @dataclass(frozen=True)
 class Kind:
     """How a ranker asks."""
 
-    before: str  #: the prompt
     answers: tuple[str, ...]  #: comes before each answer
     after: str  #: all answers
     labels: tuple[str, str]  #: what the model says: for the first or a good one, and the other
 
 
 KINDS = {
-    "pairwise": Kind("", ("\n\nAnswer A: ", "\n\nAnswer B: "), "\n\nBetter answer:", (" A", " B")),
-    "pointwise": Kind("", ("\n\nAnswer: ",), "\n\nThis answer is", (" good", " bad")),
+    "pairwise": Kind(("\n\nAnswer A:", "\n\nAnswer B:"), "\n\nBetter answer:", (" A", " B")),
+    "pointwise": Kind(("\n\nAnswer:",), "\n\nThis answer is", (" good", " bad")),
 }
 
 
@@ -67,6 +65,7 @@ class Compared:
     """A prompt with what is asked about its answers: one completion for each margin."""
 
     group: Group
+    shorter: float = 0.5  #: 1 if the better answer is the shorter one, 0.5 if it is as long, else 0
 
 
 class Reader:
@@ -82,6 +81,18 @@ class Reader:
         common = common_prefix(first, second)
         self.after = (*encode(self.kind.after, special=False), *first[:common])
         self.labels = first[common], second[common]
+        most = self.most_tokens()
+        if most > trainee.context_length:
+            raise StropError(
+                f"the ranker would read up to {most} tokens, but the context of the model holds "
+                f"{trainee.context_length}: let it read fewer of prompts or answers"
+            )
+
+    def most_tokens(self) -> int:
+        """Return the most tokens that it reads at a time."""
+        markers = len(self.question([() for _ in self.kind.answers]))
+        answers = len(self.kind.answers) * self.config.answer_tokens
+        return self.config.prompt_tokens + answers + markers
 
     def compared(self, prompt: Prompt, answers: Sequence[str]) -> Compared:
         """Ask about two answers, in both orders; or about each of some, where one is read alone."""
@@ -100,7 +111,7 @@ class Reader:
         encode = self.trainee.tokenizer.encode
         parts: list[int] = []
         for before, answer in zip(self.kind.answers, answers, strict=True):
-            parts += [*encode(before.rstrip(" "), special=False), *answer]
+            parts += [*encode(before, special=False), *answer]
         return (*parts, *self.after)
 
     def margins(self, network: Any, items: Sequence[Compared]) -> torch.Tensor:
@@ -136,9 +147,14 @@ def ranker_objective(reader: Reader) -> Objective:
     ) -> tuple[torch.Tensor, list[Row]]:
         first, second = reader.margins(network, items).view(-1, 2).T
         losses = -logsigmoid(first) - logsigmoid(-second)
+        margins = ((first - second) / 2).tolist()
         rows = [
-            {"margin": margin, "right": float(margin > 0) + 0.5 * (margin == 0)}
-            for margin in ((first - second) / 2).tolist()
+            {
+                "margin": margin,
+                "right": float(margin > 0) + 0.5 * (margin == 0),
+                "shorter": item.shorter,
+            }
+            for item, margin in zip(items, margins, strict=True)
         ]
         return losses.sum(), rows
 
@@ -150,11 +166,11 @@ class Ranker:
 
     def __init__(self, directory: Path, room: int = 1024) -> None:
         """Load it. Raises StropError for a directory that holds none."""
-        found = read_json(directory / CONFIG)
+        found = read_json(directory / RANKER)
         try:
             self.config = RankerConfig(**found)
         except TypeError as error:
-            raise StropError(f"{directory / CONFIG}: not of a ranker") from error
+            raise StropError(f"{directory / RANKER}: not of a ranker") from error
         self.reader = Reader(open_trainee(str(directory)), self.config)
         self.network = self.reader.trainee.network
         self.room = room
@@ -199,4 +215,4 @@ def sigmoid(x: float) -> float:
 
 def save_ranker_config(config: RankerConfig, directory: Path) -> None:
     """Write what kind of ranker it is."""
-    write_json(directory / CONFIG, vars(config))
+    write_json(directory / RANKER, vars(config))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from strop.console import progress
-from strop.data import read_json, sha256_json, write_json
+from strop.data import make_directory, remove, sha256_json
 from strop.errors import StropError
 from strop.models.cache import cache_directory
 from strop.training.scoring import completion_logps, token_logps
 from strop.training.sequences import Group, filled, lay_out
 
-LOT = 64  #: groups that are kept together in one file
+LOT = 64  #: groups that are computed between two times that results are kept
+FILE = "log-probabilities.sqlite"  #: in the cache
+WAIT = 60.0  # seconds for another process that writes
 
 
 def reference_logps(
@@ -24,32 +29,54 @@ def reference_logps(
     """Return the summed log-probability of each completion of each group.
 
     `identity` is a hash of the network: what was computed for the same tokens by the same network
-    is read from the cache, for other losses, settings and epochs too.
+    is read from the cache, for other losses, settings and data too. Raises StropError for a cache
+    that cannot be used.
     """
-    found: list[tuple[float, ...]] = []
-    with progress("log-probabilities before tuning", len(groups), "prompts") as advance:
-        for start in range(0, len(groups), LOT):
-            lot = groups[start : start + LOT]
-            tokens = [[list(one.prompt), *map(list, one.completions)] for one in lot]
-            key = sha256_json([identity, str(network.dtype), tokens])
-            path = cache_directory() / "log-probabilities" / f"{key}.json"
-            values = None
-            with suppress(StropError):  # not there, or damaged: it is computed
-                values = checked(read_json(path), lot)
-            if values is None:
-                values = list(computed(network, lot, room))
-                write_json(path, values)
-            found += values
-            advance(len(lot))
-    return found
+    keys = [key_of(identity, str(network.dtype), group) for group in groups]
+    path = cache_directory() / FILE
+    make_directory(path.parent)
+    try:
+        return looked_up(path, network, groups, keys, room)
+    except sqlite3.OperationalError as error:
+        raise StropError(f"cannot use {path}: {error}") from error
+    except (sqlite3.DatabaseError, ValueError):  # damaged: what it held is computed again
+        remove(path)
+        return looked_up(path, network, groups, keys, room)
 
 
-def checked(value: Any, lot: Sequence[Group]) -> list[tuple[float, ...]] | None:
-    """Return what a file of the cache holds, or None if it is not what belongs there."""
-    shape = [len(group.completions) for group in lot]
-    if not isinstance(value, list) or [len(row) for row in value] != shape:
-        return None
-    return [tuple(map(float, row)) for row in value]
+def key_of(identity: str, dtype: str, group: Group) -> str:
+    """Return the hash of all that the log-probabilities of a group depend on."""
+    return sha256_json([identity, dtype, group.prompt, group.completions])
+
+
+def looked_up(
+    path: Path, network: Any, groups: Sequence[Group], keys: Sequence[str], room: int
+) -> list[tuple[float, ...]]:
+    """Read what is known, and compute and keep the rest."""
+    with closing(sqlite3.connect(path, timeout=WAIT)) as base:
+        base.execute("CREATE TABLE IF NOT EXISTS known (key TEXT PRIMARY KEY, logps TEXT)")
+        found: dict[str, tuple[float, ...]] = {}
+        for key in keys:
+            row = base.execute("SELECT logps FROM known WHERE key = ?", (key,)).fetchone()
+            if row:
+                found[key] = tuple(map(float, json.loads(row[0])))
+        missing = [index for index, key in enumerate(keys) if key not in found]
+        with progress("log-probabilities before tuning", len(missing), "prompts") as advance:
+            for start in range(0, len(missing), LOT):
+                lot = missing[start : start + LOT]
+                values = dict(
+                    zip(
+                        (keys[index] for index in lot),
+                        computed(network, [groups[index] for index in lot], room),
+                        strict=True,
+                    )
+                )
+                found |= values
+                rows = [(key, json.dumps(logps)) for key, logps in values.items()]
+                with base:
+                    base.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", rows)
+                advance(len(lot))
+    return [found[key] for key in keys]
 
 
 def computed(network: Any, lot: Sequence[Group], room: int) -> Iterator[tuple[float, ...]]:

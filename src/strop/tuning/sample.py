@@ -12,10 +12,12 @@ from strop.console import progress, say
 from strop.data import (
     Asked,
     Rejected,
+    prompt_key,
     read_prompts,
     read_rows,
     report_rejected,
     sha256_file,
+    sha256_json,
     write_rows,
 )
 from strop.decoding import Sampling, complete_many
@@ -28,6 +30,7 @@ from strop.models.load import default_backend
 from strop.models.merging import merge
 from strop.models.references import resolve, resolve_base
 from strop.tuning.encode import prompt_ids
+from strop.tuning.origins import origins_of
 from strop.tuning.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
 FORMAT = "bfp8"  #: in which a model that is not packed is sampled from: perplexity +0.4%
@@ -49,17 +52,17 @@ class SampleConfig:
         """Raise StropError for what is out of range."""
         if type(self.n) is not int or self.n < 1:
             raise StropError(f"n must be at least 1, not {self.n}")
-        self.sampling(0, 0)
+        self.sampling("", 0)
 
-    def sampling(self, prompt: int, number: int) -> Sampling:
-        """Return the settings of one answer, with a seed of its own."""
+    def sampling(self, prompt: str, number: int) -> Sampling:
+        """Return the settings of one answer to the prompt of some hash, with a seed of its own."""
         return Sampling(
             temperature=self.temperature,
             top_k=self.top_k,
             min_p=0.0,
             repetition_penalty=1.0,
             max_tokens=self.max_tokens,
-            seed=(self.seed * 1_000_003 + prompt * 1009 + number) % 2**64,
+            seed=int(sha256_json([self.seed, prompt, number])[:16], 16),
         )
 
 
@@ -83,13 +86,14 @@ def sample(
     settings = {"model": model, **asdict(config), "columns": dict(columns or {})}
 
     def make(directory: Path, place: Path) -> Facts:
-        records = read_prompts(path, columns)
+        records = read_prompts(path, None if path.name == ROWS else columns)
         loaded = engine(model, place)
         rows, rejected = answered(loaded, records.rows, config, place)
         rejected = [*records.rejected, *rejected]
         total = len(records.rows) + len(records.rejected)
         report_rejected(rejected, total, directory / REJECTED)
         write_rows(directory / ROWS, rows)
+        origins_of([Path(model).expanduser()]).write(directory)
         return facts_of(rows, rejected)
 
     return run_stage("sample", output, settings, inputs, make, work)
@@ -120,14 +124,14 @@ def answered(
     """Return a row for each prompt, and the prompts that leave no room for an answer."""
     rows: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
-    fitting: list[tuple[int, Asked, list[int]]] = []
+    fitting: list[tuple[Asked, list[int]]] = []
     for number, one in enumerate(asked):
         ids = list(prompt_ids(model.tokenizer, one.prompt))
         if len(ids) >= model.context_length:
             reason = f"prompt longer than the context of {model.context_length} tokens"
             rejected.append(Rejected(number + 1, reason, vars(one)))
         else:
-            fitting.append((number, one, ids))
+            fitting.append((one, ids))
     if not fitting:
         raise StropError(f"no prompt fits the context of {model.context_length} tokens")
     with progress("sampling", config.n * len(fitting), "answers") as advance:
@@ -142,7 +146,7 @@ def answered(
 
 
 def written(
-    model: Model, lot: Sequence[tuple[int, Asked, list[int]]], config: SampleConfig
+    model: Model, lot: Sequence[tuple[Asked, list[int]]], config: SampleConfig
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each prompt, when all are answered."""
     # Each place of the engine's batch keeps one prompt in its cache for all answers to it.
@@ -152,12 +156,13 @@ def written(
         for number in range(config.n)
         for place in range(start, min(start + TOGETHER, len(lot)))
     ]
-    prompts = [lot[place][2] for place, _ in jobs]
-    samplings = [config.sampling(lot[place][0], number) for place, number in jobs]
+    keys = [prompt_key(asked.prompt) for asked, _ in lot]
+    prompts = [lot[place][1] for place, _ in jobs]
+    samplings = [config.sampling(keys[place], number) for place, number in jobs]
     found = {}
     for index, answer in complete_many(model, prompts, samplings, width=TOGETHER):
         found[jobs[index]] = replace(answer, states=None)
-    for place, (_, asked, _) in enumerate(lot):
+    for place, (asked, _) in enumerate(lot):
         answers = [found[place, number] for number in range(config.n)]
         row: dict[str, Any] = {
             "prompt": asked.prompt,

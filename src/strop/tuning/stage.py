@@ -6,9 +6,12 @@ OUTPUT.work/            until then: what has been done so far
 
 from __future__ import annotations
 
+import fcntl
+import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,13 @@ from strop.data import (
     atomic_path,
     begin_or_go_on,
     clear,
+    make_directory,
     read_json,
     sha256_file,
     sha256_json,
     write_json,
 )
+from strop.data.files import lock_directory
 from strop.errors import StropError
 from strop.models.environment import environment, peak_memory, reset_peak_memory
 
@@ -43,7 +48,8 @@ def run_stage(
 
     Nothing is done if `output` was made with equal settings, from inputs of equal contents
     (`inputs` are hashes), and by this version. `work` is kept when a stage is killed, and the next
-    call goes on with it. Raises StropError if `output` holds something that is not of a stage.
+    call goes on with it; one that is given is the caller's to clear. Raises StropError if `output`
+    holds something that is not of a stage.
     """
     plan = {
         "stage": kind,
@@ -57,28 +63,50 @@ def run_stage(
         say(f"{output}: already done")
         facts: Facts = kept["facts"]
         return facts
-    work = work or output.parent / f"{output.name}.work"
+    own = work is None
+    work = output.parent / f"{output.name}.work" if work is None else work
     if not is_first():  # the first process writes; training waits until it has begun
         with tempfile.TemporaryDirectory() as folder:
             return make(Path(folder), work)
-    begin_or_go_on(work, {"sha256": digest})
-    with atomic_path(output) as partial:
-        partial.mkdir(parents=True)
-        reset_peak_memory()
-        start = time.monotonic()
-        facts = make(partial, work)
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        manifest = {
-            "hash": digest,
-            **plan,
-            "facts": facts,
-            "outputs": {str(path.relative_to(partial)): sha256_file(path) for path in files},
-            "environment": environment(),
-            "seconds": round(time.monotonic() - start, 3),
-            "peak_memory_bytes": peak_memory(),
-        }
-        write_json(partial / MANIFEST, manifest)
-    clear(work)
+    with only_one_in(work):
+        begin_or_go_on(work, {"sha256": digest})
+        with atomic_path(output) as partial:
+            partial.mkdir(parents=True)
+            facts = recorded(partial, plan | {"hash": digest}, lambda: make(partial, work))
+        if own:
+            clear(work)
+    return facts
+
+
+@contextmanager
+def only_one_in(work: Path) -> Iterator[None]:
+    """Keep other processes out of a directory of work; the lock of one that died is void."""
+    make_directory(work)
+    try:
+        lock = lock_directory(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StropError(f"another process works in {work}: wait for it, or use -o") from error
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def recorded(partial: Path, plan: Facts, make: Callable[[], Facts]) -> Facts:
+    """Let `make` fill a directory, and write the manifest of what it made and took."""
+    reset_peak_memory()
+    start = time.monotonic()
+    facts = make()
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    manifest = {
+        **plan,
+        "facts": facts,
+        "outputs": {str(path.relative_to(partial)): sha256_file(path) for path in files},
+        "environment": environment(),
+        "seconds": round(time.monotonic() - start, 3),
+        "peak_memory_bytes": peak_memory(),
+    }
+    write_json(partial / MANIFEST, manifest)
     return facts
 
 

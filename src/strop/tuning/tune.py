@@ -2,17 +2,15 @@
 
 OUTPUT/adapter_config.json, adapter_model.safetensors     the adapter, in peft's format
 OUTPUT/config.json, model.safetensors, ...                or the model, if all of it was trained
-OUTPUT/history.jsonl, curves.svg, manifest.json, rejected.jsonl
+OUTPUT/history.jsonl, curves.svg, manifest.json, origins.json, rejected.jsonl, ranker.json
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from strop.console import say
 from strop.data import (
@@ -24,35 +22,23 @@ from strop.data import (
     read_preferences,
     report_rejected,
     sha256_file,
-    write_rows,
-    write_text,
 )
 from strop.errors import StropError
 from strop.models.identity import model_identity
-from strop.models.packing import copy_companions
-from strop.models.torch_backend import quietly
-from strop.stats import bootstrap, paired_difference, verdict, wilson
-from strop.svg import standalone
-from strop.training.loop import Objective, Trained, TrainingConfig, train
-from strop.training.lora import adapters, save_adapter
-from strop.training.network import NetworkConfig, Trainee, open_trainee
+from strop.stats import paired_difference, verdict, wilson
+from strop.training.loop import TrainingConfig
+from strop.training.network import Trainee, open_trainee
 from strop.training.sequences import Group
-from strop.tuning.curves import curves
-from strop.tuning.diagnosis import diagnose
-from strop.tuning.drift import Start
-from strop.tuning.items import (
-    Keyed,
-    example_items,
-    preference_items,
-    split,
-    with_others,
-)
+from strop.tuning.effect import Figures
+from strop.tuning.fit import Parts, TuneConfig, fit
+from strop.tuning.items import Keyed, example_items, preference_items, with_others
 from strop.tuning.losses import Settings, loss_settings
 from strop.tuning.objective import preference_objective
+from strop.tuning.origins import Origins, origins_of
 from strop.tuning.ranker import (
+    Compared,
     RankerConfig,
     Reader,
-    margins_of,
     ranker_objective,
     save_ranker_config,
 )
@@ -60,23 +46,6 @@ from strop.tuning.reference import reference_logps
 from strop.tuning.stage import REJECTED, Facts, rows_path, run_stage
 
 SFT_RATE = RANKER_RATE = 2e-4  #: learning rates to start from, with adapters
-HISTORY, CURVES = "history.jsonl", "curves.svg"
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """What all tuning has in common."""
-
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    held_out: float = 0.1  #: part of the prompts that is not trained on, but evaluated on
-
-    def __post_init__(self) -> None:
-        """Raise StropError for what is out of range."""
-        if not 0 <= self.held_out < 1:
-            raise StropError(f"held_out must be from 0 to 1, not {self.held_out}")
-        if self.training.patience and not self.held_out:
-            raise StropError("stopping early needs held-out prompts: give held_out")
 
 
 def tune_sft(
@@ -88,7 +57,7 @@ def tune_sft(
     work: Path | None = None,
 ) -> Facts:
     """Train on examples: prompt, completion. The loss is the cross-entropy of the completions."""
-    config = config or TuneConfig()
+    config = config or TuneConfig(training=TrainingConfig(learning_rate=SFT_RATE))
     loss, settings = loss_settings("best-of-n", {})
 
     def make(directory: Path, place: Path) -> Facts:
@@ -96,13 +65,14 @@ def tune_sft(
         trainee = open_trainee(model, config.network, config.training.seed)
         items, too_long = example_items(records.rows, trainee.tokenizer, trainee.context_length)
         note_rejected(records, too_long, directory)
-        train_items, held = split(items, config.held_out, config.training.seed)
         objective = preference_objective(loss, settings)
-        return fit(trainee, train_items, held, objective, config, directory, place, "sft")
+        parts = Parts.of(items, config)
+        fitted = fit(trainee, parts, objective, config, directory, place, "sft")
+        (origins_of([place_of(model)]) | Origins(fitted.prompts)).write(directory)
+        return fitted.facts
 
-    return run_stage(
-        "sft", output, facts_of(model, config, columns), identities(model, [data]), make, work
-    )
+    settings_of = common(model, config, columns)
+    return run_stage("sft", output, settings_of, identities(model, [data]), make, work)
 
 
 def tune_preference(
@@ -117,40 +87,34 @@ def tune_preference(
 ) -> Facts:
     """Train on preferences with one of `LOSSES`; `settings` are the loss's own.
 
-    Data are files of preferences, or outputs of `pairs`. Raises StropError for a loss or setting
-    that is not known, and for data that lacks what the loss needs.
+    Data are files of preferences, or outputs of `pairs`, of which `columns` does not hold. Raises
+    StropError for a loss or setting that is not known, and for data that lacks what the loss needs.
     """
     row, chosen = loss_settings(loss, settings or {})
-    training = TrainingConfig(learning_rate=row.learning_rate)
-    config = config or TuneConfig(training=training)
+    config = config or TuneConfig(training=TrainingConfig(learning_rate=row.learning_rate))
 
     def make(directory: Path, place: Path) -> Facts:
-        parts = [read_preferences(rows_path(one), columns) for one in data]
-        records = Records(
-            [one for part in parts for one in part.rows],
-            [one for part in parts for one in part.rejected],
-        )
+        records = joined([preferences_of(one, columns) for one in data])
         trainee = open_trainee(model, config.network, config.training.seed)
         most = trainee.context_length
         items, too_long = preference_items(records.rows, trainee.tokenizer, most, row)
         note_rejected(records, too_long, directory)
+        parts = Parts.of(items, config)
         if row.needs_other:
-            items = with_others(items)
+            parts = Parts(*(with_others(one, most) for one in vars(parts).values()))
         if row.needs_reference:
-            items = with_reference(trainee, items, config, model_identity(model))
-        train_items, held = split(items, config.held_out, config.training.seed)
+            known = model_identity(model)
+            every = (with_reference(trainee, one, config, known) for one in vars(parts).values())
+            parts = Parts(*every)
         objective = preference_objective(row, chosen)
-        return fit(trainee, train_items, held, objective, config, directory, place, loss)
+        fitted = fit(trainee, parts, objective, config, directory, place, loss)
+        origins = origins_of([place_of(model), *data])
+        (origins | Origins(fitted.prompts)).write(directory)
+        return fitted.facts
 
     stage = {"loss": loss, "loss_settings": dict(chosen)}
-    return run_stage(
-        "preference",
-        output,
-        facts_of(model, config, columns) | stage,
-        identities(model, data),
-        make,
-        work,
-    )
+    settings_of = common(model, config, columns) | stage
+    return run_stage("preference", output, settings_of, identities(model, data), make, work)
 
 
 def tune_ranker(
@@ -167,115 +131,79 @@ def tune_ranker(
     Its accuracy is compared with those of two rankers that need no training: the shorter answer
     wins, and the longer one wins.
     """
-    ranker, config = ranker or RankerConfig(), config or TuneConfig()
+    ranker = ranker or RankerConfig()
+    config = config or TuneConfig(training=TrainingConfig(learning_rate=RANKER_RATE))
 
     def make(directory: Path, place: Path) -> Facts:
-        records = read_preferences(rows_path(data), columns)
-        note_rejected(records, [], directory)
+        records = preferences_of(data, columns)
         trainee = open_trainee(model, config.network, config.training.seed)
         reader = Reader(trainee, ranker)
-        keyed = [
-            (prompt_key(one.prompt), reader.compared(one.prompt, (one.chosen, one.rejected)))
-            for one in records.rows
-        ]
-        train_items, held = split(keyed, config.held_out, config.training.seed)
+        items, equal = ranker_items(reader, records.rows)
+        note_rejected(records, equal, directory)
         objective = ranker_objective(reader)
-        facts = fit(trainee, train_items, held, objective, config, directory, place, ranker.kind)
+        parts = Parts.of(items, config)
+        kind = ranker.kind
+        fitted = fit(trainee, parts, objective, config, directory, place, kind, drift=False)
         save_ranker_config(ranker, directory)
-        if held:
-            chosen = {id(item) for _, item in held}
-            rows = [
-                one
-                for one, (_, item) in zip(records.rows, keyed, strict=True)
-                if id(item) in chosen
-            ]
-            right = right_of(reader, [item for _, item in held], config.training.room)
-            facts |= accuracy_facts(right, rows)
-        return facts
+        (origins_of([place_of(model), data]) | Origins(fitted.prompts)).write(directory)
+        return fitted.facts | accuracy(fitted.after)
 
-    return run_stage(
-        "ranker",
-        output,
-        facts_of(model, config, columns) | asdict(ranker),
-        identities(model, [data]),
-        make,
-        work,
+    settings_of = common(model, config, columns) | asdict(ranker)
+    return run_stage("ranker", output, settings_of, identities(model, [data]), make, work)
+
+
+def preferences_of(place: Path, columns: Mapping[str, str] | None) -> Records[Preference]:
+    """Read a file of preferences, or the output of a stage, whose columns are known."""
+    return read_preferences(rows_path(place), None if place.is_dir() else columns)
+
+
+def joined(parts: Sequence[Records[Preference]]) -> Records[Preference]:
+    """Put the rows of several files one after another."""
+    rows = [one for part in parts for one in part.rows]
+    return Records(rows, [one for part in parts for one in part.rejected])
+
+
+def ranker_items(
+    reader: Reader, rows: Sequence[Preference]
+) -> tuple[list[tuple[str, Compared]], list[Rejected]]:
+    """Return an item for each row; answers that are equal as far as they are read are no pair."""
+    items, rejected = [], []
+    for number, row in enumerate(rows, start=1):
+        item = reader.compared(row.prompt, (row.chosen, row.rejected))
+        if len(set(item.group.completions)) < 2:
+            reason = f"answers are equal in their first {reader.config.answer_tokens} tokens"
+            rejected.append(Rejected(number, reason, vars(row)))
+            continue
+        better, worse = len(row.chosen), len(row.rejected)
+        shorter = float(better < worse) + 0.5 * (better == worse)
+        items.append((prompt_key(row.prompt), replace(item, shorter=shorter)))
+    return items, rejected
+
+
+def accuracy(figures: Figures) -> Facts:
+    """Compare a ranker's accuracy with the better of the two that look at lengths only."""
+    if "right" not in figures or len(figures["right"]) < 2:
+        return {}
+    right = figures["right"][:, 0] / figures["right"][:, 1]
+    shorter = figures["shorter"][:, 0] / figures["shorter"][:, 1]
+    n = len(right)
+    name, baseline = max(
+        (("shorter", shorter), ("longer", 1 - shorter)), key=lambda pair: float(pair[1].mean())
     )
-
-
-def fit(
-    trainee: Trainee,
-    items: Sequence[tuple[str, Any]],
-    held: Sequence[tuple[str, Any]],
-    objective: Objective,
-    config: TuneConfig,
-    directory: Path,
-    work: Path,
-    label: str,
-) -> Facts:
-    """Train, write what came of it into a directory, and return its figures."""
-    network = trainee.network
-    groups: list[Group] = [item.group for _, item in held]
-    start = Start(network, groups, config.training.room) if len(groups) > 1 else None
-    trained = train(
-        network,
-        [item for _, item in items],
-        objective,
-        config.training,
-        work / "training",
-        [item for _, item in held],
-        label,
+    difference = paired_difference(right, baseline)
+    word = verdict(difference, lower_is_better=False)
+    found = wilson(float(right.sum()), n)
+    say(
+        f'right on {found.scaled(100):.1f}% of {n} held-out prompts; "the {name} answer wins" on '
+        f"{baseline.mean():.1%}; difference {difference.scaled(100):+.1f} points: {word}"
     )
-    save_network(trainee, directory)
-    rows = sorted(
-        [*trained.history, *trained.evaluations], key=lambda row: (row["step"], row["kind"])
-    )
-    write_rows(directory / HISTORY, rows)
-    plot = curves(trained.history, trained.evaluations)
-    write_text(directory / CURVES, standalone(plot))
-    diagnosis = diagnose(trained.history, trained.evaluations)
-    say(diagnosis)
-    facts: Facts = {
-        "prompts": len(items),
-        "held_out_prompts": len(held),
-        "steps": trained.steps,
-        "best_step": trained.best_step,
-        "weights": sum(one.numel() for one in network.parameters() if one.requires_grad),
-        "diagnosis": diagnosis,
-        **ends(trained),
-    }
-    if start:
-        facts["kl_to_start"] = start.divergence(network).to_json()
-    return facts
-
-
-def ends(trained: Trained) -> Facts:
-    """Return the figures of the first and of the best evaluation; without any, of the steps."""
-    if trained.evaluations:
-        first = trained.evaluations[0]
-        best = next(row for row in trained.evaluations if row["step"] == trained.best_step)
-        return {"held_out": {"before": figures(first), "after": figures(best)}}
     return {
-        "trained_on": {"before": figures(trained.history[0]), "after": figures(trained.history[-1])}
+        "accuracy": found.to_json(),
+        "baseline": name,
+        "baseline_accuracy": wilson(float(baseline.sum()), n).to_json(),
+        "difference": difference.to_json(),
+        "verdict": word,
     }
-
-
-def figures(row: Mapping[str, Any]) -> Facts:
-    """Return the figures of a step or an evaluation."""
-    return {key: value for key, value in row.items() if key not in ("kind", "step", "rate", "norm")}
-
-
-def save_network(trainee: Trainee, directory: Path) -> None:
-    """Write the adapter; or the whole model, if all of it was trained."""
-    if adapters(trainee.network):
-        base = Path(trainee.base).expanduser()
-        save_adapter(
-            trainee.network, str(base.resolve()) if base.exists() else trainee.base, directory
-        )
-        return
-    with quietly():
-        trainee.network.save_pretrained(directory)
-    copy_companions(trainee.directory, directory)
 
 
 def with_reference(
@@ -289,60 +217,25 @@ def with_reference(
         (key, replace(item, reference=values))
         for (key, item), values in zip(items, before, strict=True)
     ]
-    if not items[0][1].other:
+    if not all(item.other for _, item in items):
         return found
-    others = reference_logps(
-        network, [Group(item.prompt, (item.other,)) for _, item in items], identity, room
-    )
+    others = [Group(item.prompt, (item.other,)) for _, item in items]
     return [
         (key, replace(item, other_reference=value))
-        for (key, item), (value,) in zip(found, others, strict=True)
+        for (key, item), (value,) in zip(
+            found, reference_logps(network, others, identity, room), strict=True
+        )
     ]
 
 
-def right_of(reader: Reader, items: Sequence[Any], room: int) -> np.ndarray[Any, Any]:
-    """Return 1 for each item whose better answer has the larger margin, 0.5 for ties, else 0."""
-    right = np.zeros(len(items))
-    for part, margins in margins_of(reader, items, room):
-        for index, (first, second) in zip(part, margins, strict=True):
-            right[index] = float(first > second) + 0.5 * (first == second)
-    return right
+def place_of(model: str) -> Path:
+    """Return the directory that a model reference may be."""
+    return Path(model).expanduser()
 
 
-def accuracy_facts(right: np.ndarray[Any, Any], rows: Sequence[Preference]) -> Facts:
-    """Compare a ranker's accuracy with the better of the two rankers that look at lengths only."""
-    shorter = np.array(
-        [
-            float(len(one.chosen) < len(one.rejected))
-            + 0.5 * (len(one.chosen) == len(one.rejected))
-            for one in rows
-        ]
-    )
-    name, baseline = max(
-        (("shorter", shorter), ("longer", 1 - shorter)), key=lambda pair: pair[1].mean()
-    )
-    if len(right) < 2:
-        return {}
-    difference = paired_difference(right, baseline)
-    word = verdict(difference, lower_is_better=False)
-    say(
-        f'right on {right.mean():.1%} of {len(right)} held-out pairs; "the {name} answer wins" on '
-        f"{baseline.mean():.1%}; difference {difference.scaled(100):+.1f} points: {word}"
-    )
-    return {
-        "accuracy": bootstrap(right).to_json(),
-        "baseline": name,
-        "baseline_accuracy": wilson(round(baseline.sum()), len(baseline)).to_json(),
-        "difference": difference.to_json(),
-        "verdict": word,
-    }
-
-
-def facts_of(model: str, config: TuneConfig, columns: Mapping[str, str] | None) -> Facts:
-    """Return the settings of a stage as JSON values."""
-    values = asdict(config)
-    values["training"]["trackers"] = list(config.training.trackers)
-    return {"model": model, **values, "columns": dict(columns or {})}
+def common(model: str, config: TuneConfig, columns: Mapping[str, str] | None) -> Facts:
+    """Return the settings that all tuning has, as JSON values."""
+    return {"model": model, **config.to_json(), "columns": dict(columns or {})}
 
 
 def identities(model: str, data: Sequence[Path]) -> dict[str, str]:
@@ -351,13 +244,9 @@ def identities(model: str, data: Sequence[Path]) -> dict[str, str]:
     return {"model": model_identity(model), **files}
 
 
-def note_rejected(records: Records[Any], too_long: Sequence[Rejected], directory: Path) -> None:
+def note_rejected(records: Records[Any], others: Sequence[Rejected], directory: Path) -> None:
     """Report the rows that are not used; StropError if none are left."""
-    rejected = [*records.rejected, *too_long]
     total = len(records.rows) + len(records.rejected)
-    report_rejected(rejected, total, directory / REJECTED)
-    if len(too_long) == len(records.rows):
-        raise StropError(f"no row is left to train on: {too_long[0].reason}")
-
-
-__all__ = ["TuneConfig", "tune_preference", "tune_ranker", "tune_sft"]
+    report_rejected([*records.rejected, *others], total, directory / REJECTED)
+    if len(others) == len(records.rows):
+        raise StropError(f"no row is left to train on: {others[0].reason}")

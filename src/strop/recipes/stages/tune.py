@@ -49,7 +49,7 @@ class TrainingOptions:
         """Return the configuration of the run."""
         from strop.training.loop import TrainingConfig
         from strop.training.network import NetworkConfig
-        from strop.tuning.tune import TuneConfig
+        from strop.tuning.fit import TuneConfig
 
         training = TrainingConfig(
             learning_rate=self.learning_rate if self.learning_rate is not None else learning_rate,
@@ -157,19 +157,29 @@ def describe_preference(options: PreferenceOptions) -> str:
 
 def section_sft(stages: Sequence[Finished]) -> Section:
     """Report what training on examples did."""
-    return section("Training on examples", stages, "loss on held-out examples")
+    return section("Training on examples", stages, "Loss on held-out examples")
 
 
 def section_preference(stages: Sequence[Finished]) -> Section:
     """Report what tuning on preferences did."""
-    found = section("Tuning on preferences", stages, "loss on held-out pairs")
-    rows = [row for stage in stages for row in order_rows(stage, len(stages) > 1)]
+    found = section("Tuning on preferences", stages, "Loss on held-out pairs")
+    several = len(stages) > 1
+    rows = [
+        row
+        for stage in stages
+        for key, measure in (
+            ("right", "Chosen answer is likelier, share"),
+            ("margin", "Margin of chosen over rejected, nats"),
+            ("chosen", "Log-probability of chosen, nats"),
+        )
+        for row in effect_rows(stage, key, measure, several)
+    ]
     return replace(found, headline=(*found.headline, *rows))
 
 
 def section_ranker(stages: Sequence[Finished]) -> Section:
     """Report how often rankers are right."""
-    found = section("Ranker", stages, "loss on held-out pairs")
+    found = section("Ranker", stages, "Loss on held-out pairs")
     rows, tiles, sentences = [], [], []
     for stage in stages:
         m = stage.metrics
@@ -209,7 +219,9 @@ def section(title: str, stages: Sequence[Finished], measure: str) -> Section:
     return Section(
         title=title,
         summary=" ".join(sentence(stage) for stage in stages),
-        headline=tuple(row for stage in stages for row in loss_row(stage, measure, stages)),
+        headline=tuple(
+            row for stage in stages for row in effect_rows(stage, "loss", measure, len(stages) > 1)
+        ),
         figures=tuple(Figure(f"{stage.name}: curves of the run", plot(stage)) for stage in stages),
         notes=(
             "Grey lines are means over the batch of a step, coloured ones over held-out prompts. "
@@ -229,36 +241,20 @@ def sentence(stage: Finished) -> str:
     return f"{told}; it moved {kl:.3g} nats per token from its start (n = {kl.n} prompts)."
 
 
-def loss_row(stage: Finished, measure: str, stages: Sequence[Finished]) -> list[Headline]:
-    """Return the held-out loss before and after; nothing where nothing was held out."""
-    if "held_out" not in stage.metrics:
+def effect_rows(stage: Finished, name: str, measure: str, several: bool) -> list[Headline]:
+    """Return a figure before and after, on prompts that nothing was chosen by; if there is one."""
+    found = stage.metrics.get("effect", {}).get(name)
+    if found is None:
         return []
-    before, after = (stage.metrics["held_out"][when] for when in ("before", "after"))
+    before, after, change = (Interval(**found[key]) for key in ("before", "after", "difference"))
     return [
         Headline(
-            name(measure[:1].upper() + measure[1:], stage, len(stages) > 1),
-            f"{before['loss']:.4g}",
-            f"{after['loss']:.4g}",
-            f"{after['loss'] - before['loss']:+.3g}",
-            stage.metrics["diagnosis"].partition(":")[0],
-            f"{after['n']:.0f}",
-        )
-    ]
-
-
-def order_rows(stage: Finished, several: bool) -> list[Headline]:
-    """Return the share of held-out pairs in the right order, where there is one."""
-    if "right" not in stage.metrics.get("held_out", {}).get("after", {}):
-        return []
-    before, after = (stage.metrics["held_out"][when] for when in ("before", "after"))
-    return [
-        Headline(
-            name("Chosen answer is likelier", stage, several),
-            f"{before['right']:.0%}",
-            f"{after['right']:.0%}",
-            f"{100 * (after['right'] - before['right']):+.0f} points",
-            "on held-out pairs",
-            f"{after['n']:.0f}",
+            f"{measure} ({stage.name})" if several else measure,
+            f"{before.estimate:.4g}",
+            f"{after.estimate:.4g}",
+            f"{change:+.3g}",
+            found.get("verdict", ""),
+            str(change.n),
         )
     ]
 
@@ -271,7 +267,7 @@ def name(measure: str, stage: Finished, several: bool) -> str:
 def plot(stage: Finished) -> str:
     """Draw the curves from the history of a run."""
     from strop.tuning.curves import curves
-    from strop.tuning.tune import HISTORY
+    from strop.tuning.fit import HISTORY
 
     rows = read_rows(stage.directory / OUTPUT / HISTORY)
     kinds = [[row for row in rows if row["kind"] == kind] for kind in ("step", "evaluation")]

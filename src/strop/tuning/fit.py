@@ -1,0 +1,152 @@
+"""Training a network on items, and what came of it: its files, its figures, and what they show."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from strop.console import say
+from strop.data import write_rows, write_text
+from strop.errors import StropError
+from strop.models.packing import copy_companions
+from strop.models.torch_backend import quietly
+from strop.svg import standalone
+from strop.training.loop import LOGS, Objective, TrainingConfig, train
+from strop.training.lora import adapters, save_adapter
+from strop.training.network import NetworkConfig, Trainee
+from strop.tuning.curves import curves
+from strop.tuning.diagnosis import diagnose
+from strop.tuning.drift import Start
+from strop.tuning.effect import Figures, effect, measure, sentence
+from strop.tuning.items import split
+from strop.tuning.stage import Facts
+
+HISTORY, CURVES = "history.jsonl", "curves.svg"
+DRIFT_PROMPTS = 64  #: on which the distance from the start is measured, at most
+TOLD = ("loss", "right", "margin", "chosen", "rejected")  #: figures of which the user is told
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """What all tuning has in common."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    #: part of the prompts that is never trained on: on half of it the run is followed, on the other
+    #: half its effect is measured
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if not 0 <= self.held_out < 1:
+            raise StropError(f"held_out must be at least 0 and less than 1, not {self.held_out}")
+        if self.training.patience and not self.held_out:
+            raise StropError("stopping early needs held-out prompts: give held_out")
+
+    def to_json(self) -> Facts:
+        """Return the settings as JSON values."""
+        values = asdict(self)
+        values["training"]["trackers"] = list(self.training.trackers)
+        return values
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Items, each with the hash of its prompt; the items of one prompt are in one part."""
+
+    train: list[tuple[str, Any]]
+    followed: list[tuple[str, Any]]  #: evaluated on while training; may choose the best weights
+    tested: list[tuple[str, Any]]  #: on which nothing is chosen
+
+    @classmethod
+    def of(cls, items: Sequence[tuple[str, Any]], config: TuneConfig) -> Parts:
+        """Split items by their prompts."""
+        seed = config.training.seed
+        train, held = split(items, config.held_out, seed)
+        return cls(train, *split(held, 0.5, seed + 1)) if held else cls(train, [], [])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of training."""
+
+    facts: Facts
+    after: Figures  #: of the tested prompts; empty if there are none
+    prompts: frozenset[str]  #: hashes of the prompts that were trained on, or chosen by
+
+
+def fit(
+    trainee: Trainee,
+    parts: Parts,
+    objective: Objective,
+    config: TuneConfig,
+    directory: Path,
+    work: Path,
+    label: str,
+    drift: bool = True,
+) -> Fitted:
+    """Train, and write what came of it into a directory.
+
+    With `drift`, also measure how far the network moved from its start.
+    """
+    network, tested = trainee.network, parts.tested
+    groups = [item.group for _, item in tested[:DRIFT_PROMPTS]]
+    start = Start(network, groups, config.training.room) if drift and len(groups) > 1 else None
+    before = measure(network, tested, objective)
+    trained = train(
+        network,
+        [item for _, item in parts.train],
+        objective,
+        config.training,
+        work / "training",
+        [item for _, item in parts.followed],
+        label,
+    )
+    after = measure(network, tested, objective)
+    save_network(trainee, directory)
+    logs = work / "training" / LOGS
+    if logs.is_dir():
+        shutil.copytree(logs, directory / LOGS)
+    rows = [*trained.history, *trained.evaluations]
+    write_rows(directory / HISTORY, sorted(rows, key=lambda row: (row["step"], row["kind"])))
+    write_text(directory / CURVES, standalone(curves(trained.history, trained.evaluations)))
+    diagnosis = diagnose(trained.history, trained.evaluations)
+    say(diagnosis)
+    facts: Facts = {
+        "prompts": prompts(parts.train),
+        "followed_prompts": prompts(parts.followed),
+        "tested_prompts": prompts(tested),
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "weights": sum(one.numel() for one in network.parameters() if one.requires_grad),
+        "diagnosis": diagnosis,
+    }
+    if prompts(tested) > 1:
+        facts["effect"] = effect(before, after)
+        for name in TOLD:
+            if name in facts["effect"]:
+                say(sentence(facts["effect"], name))
+    if start:
+        facts["kl_to_start"] = start.divergence(network).to_json()
+    used = frozenset(key for key, _ in [*parts.train, *parts.followed])
+    return Fitted(facts, after, used)
+
+
+def prompts(items: Sequence[tuple[str, Any]]) -> int:
+    """Count different prompts."""
+    return len({key for key, _ in items})
+
+
+def save_network(trainee: Trainee, directory: Path) -> None:
+    """Write the adapter; or the whole model, if all of it was trained."""
+    if adapters(trainee.network):
+        base = Path(trainee.base).expanduser()
+        reference = str(base.resolve()) if base.exists() else trainee.base
+        save_adapter(trainee.network, reference, directory)
+        return
+    with quietly():
+        trainee.network.save_pretrained(directory)
+    copy_companions(trainee.directory, directory)
