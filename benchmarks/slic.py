@@ -31,18 +31,22 @@ import numpy as np
 
 from engine_models import HERE
 from strop.console import say
-from strop.data import read_json, read_rows, write_json, write_rows
+from strop.data import read_json, read_preferences, read_rows, write_json, write_rows
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
 from strop.stats import bootstrap
 from strop.training.loop import TrainingConfig
+from strop.tuning.encode import prompt_ids
+from strop.tuning.fit import TuneConfig
+from strop.tuning.items import preference_items
 from strop.tuning.judge import against_half, judge, length_controlled
+from strop.tuning.losses import LOSSES
 from strop.tuning.overlap import rouge_l
 from strop.tuning.pairs import PairsConfig, pairs
 from strop.tuning.rank import entering, rank
 from strop.tuning.ranker import RankerConfig
 from strop.tuning.sample import SampleConfig, sample
-from strop.tuning.tune import TuneConfig, tune_preference, tune_ranker, tune_sft
+from strop.tuning.tune import tune_preference, tune_ranker, tune_sft
 from tables import table
 
 RESULTS = HERE / "results"
@@ -55,8 +59,10 @@ PROMPTS = 96  #: of the preferences, for each seed
 TESTED = 120  #: abstracts of the development set
 DRAWN = 4  #: answers from which a preference is made: the two whose overlap differs most
 MAX_TOKENS = 64
+HELD_OUT = 0.25  #: of the prompts of the SFT model and of both rankers
 ARMS = ("best-of-n", "direct", "sample-rank", "dpo")
-RATE = 5e-5  #: of all arms
+RATE = 1e-4  #: of all arms
+EPOCHS, BATCH = 2, 8  #: of all arms
 READ = RankerConfig("pointwise", prompt_tokens=256, answer_tokens=MAX_TOKENS)
 
 
@@ -101,12 +107,10 @@ def preferences(samples: Path) -> list[dict[str, Any]]:
     return found
 
 
-def config(rate: float, epochs: float, seed: int, batch: int = 16) -> TuneConfig:
-    """Return the settings of a run."""
-    training = TrainingConfig(
-        learning_rate=rate, epochs=epochs, batch=batch, seed=seed, evaluate_every=10_000
-    )
-    return TuneConfig(training=training, held_out=0.1)
+def config(rate: float, epochs: float, seed: int, held_out: float) -> TuneConfig:
+    """Return the settings of a run. Without `patience` nothing is chosen by held-out prompts."""
+    training = TrainingConfig(learning_rate=rate, epochs=epochs, batch=BATCH, seed=seed)
+    return TuneConfig(training=training, held_out=held_out)
 
 
 def prepared(place: Path) -> None:
@@ -124,17 +128,23 @@ def prepared(place: Path) -> None:
     tests = abstracts("dev", MOST)[:TESTED]
     written(place / "tests.jsonl", with_completion(tests))
     written(place / "summaries.jsonl", tests)
-    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(3e-4, 1, 0))
+    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(3e-4, 1, 0, HELD_OUT))
     for name in ("preferences", "judge"):
         drawn = SampleConfig(DRAWN, max_tokens=MAX_TOKENS)
         sample(str(place / "sft"), place / f"{name}.jsonl", place / f"{name}-samples", drawn)
         rows = preferences(place / f"{name}-samples")
         written(place / f"{name}-pairs.jsonl", rows)
     tune_ranker(
-        MODEL, place / "preferences-pairs.jsonl", place / "ranker", READ, config(3e-4, 1, 0)
+        MODEL,
+        place / "preferences-pairs.jsonl",
+        place / "ranker",
+        READ,
+        config(3e-4, 1, 0, HELD_OUT),
     )
     reads = replace(READ, kind="pairwise")
-    tune_ranker(MODEL, place / "judge-pairs.jsonl", place / "judge", reads, config(3e-4, 1, 0))
+    tune_ranker(
+        MODEL, place / "judge-pairs.jsonl", place / "judge", reads, config(3e-4, 1, 0, HELD_OUT)
+    )
     answers(place / "sft", place)
 
 
@@ -160,7 +170,7 @@ def one_seed(place: Path, seed: int) -> None:
     rank(place / "ranker", here / "samples", here / "ranked")
     pairs([here / "ranked"], here / "pairs", PairsConfig(0.0, seed=seed))
     pairs([here / "ranked"], here / "best", PairsConfig(0.0, "best", seed=seed))
-    settings = config(RATE, 1, seed)
+    settings = config(RATE, EPOCHS, seed, 0.0)
     tune_preference(sft, [here / "best"], here / "best-of-n", "best-of-n", None, settings)
     tune_preference(sft, [direct], here / "direct", "slic", None, settings)
     tune_preference(sft, [here / "pairs"], here / "sample-rank", "slic", None, settings)
@@ -170,13 +180,18 @@ def one_seed(place: Path, seed: int) -> None:
         judge(given, place / "sft-answers", here / f"{arm}-verdict", place / "judge")
 
 
+def by_prompt(path: Path) -> dict[str, dict[str, Any]]:
+    """Read rows, by their prompts."""
+    return {row["prompt"]: row for row in read_rows(path)}
+
+
 def arm_rows(place: Path, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Return a row for each test prompt: means over seeds of what was found for an arm."""
-    summaries = [row["summaries"] for row in read_rows(place / "summaries.jsonl")]
-    every = [read_rows(place / f"seed-{seed}" / f"{arm}-verdict" / "rows.jsonl") for seed in seeds]
+    summaries = {row["prompt"]: row["summaries"] for row in read_rows(place / "summaries.jsonl")}
+    every = [by_prompt(place / f"seed-{seed}" / f"{arm}-verdict" / "rows.jsonl") for seed in seeds]
     found = []
-    for number, known in enumerate(summaries):
-        rows = [rows[number] for rows in every]
+    for prompt in every[0]:
+        known, rows = summaries[prompt], [rows[prompt] for rows in every]
         preferred = [row["preferred"] for row in rows]
         found.append(
             {
@@ -229,55 +244,62 @@ def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
-    """Return what each arm cost for one seed: passes, updated weights, memory, seconds.
+    """Return what each arm cost for one seed: tokens through the network, memory, seconds.
 
-    A pass is one token through the network; a pass back counts as one too (LoRA: input gradients).
-    RLOO on the same prompts is counted by what it has to do: write as many answers inside the
-    loop, score them with the policy, the reference and the ranker, and train on them.
+    A token of a pass forward counts once, and so does one of a pass back. RLOO on the same prompts
+    is counted by what it has to do: write as many answers inside its loop, score them with the
+    policy, the reference (the policy without its adapter) and the ranker, and train on them, each
+    answer with its prompt.
     """
     here = place / f"seed-{seed}"
-    samples = read_rows(here / "samples" / "rows.jsonl")
     tokenizer = Tokenizer.from_directory(resolve(MODEL))
-    prompt = sum(len(tokenizer.encode(row["prompt"])) for row in samples)
+    samples = read_rows(here / "samples" / "rows.jsonl")
+    prompt = sum(len(prompt_ids(tokenizer, row["prompt"])) for row in samples)
     drawn = sum(len(ids) for row in samples for ids in row["tokens"])
     count = len(samples[0]["tokens"])
-    n = len(samples)
 
-    def manifest(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = read_json(here / name / "manifest.json")
-        return found
+    def trained(path: Path, loss: str) -> int:
+        rows = read_preferences(path).rows
+        items, _ = preference_items(rows, tokenizer, 2048, LOSSES[loss])
+        return EPOCHS * sum(item.group.size for _, item in items)
 
-    def row(name: str, sampled: int, ranked: int, trained: int, what: Sequence[str]) -> Any:
-        stages = [manifest(one) for one in what]
-        weights = next((one["facts"]["weights"] for one in stages if "weights" in one["facts"]), 0)
+    def row(name: str, written: int, scored: int, forward: int, what: Sequence[str]) -> Any:
+        stages = [read_json(here / one / "manifest.json") for one in what]
         return {
             "arm": name,
-            "prompts": n,
-            "tokens written": sampled,
-            "forward passes, written": prompt + sampled if sampled else 0,
-            "forward passes, ranked": ranked,
-            "forward passes, trained": trained,
-            "backward passes": trained,
-            "weights updated a step": weights,
+            "written": written,
+            "ranked": scored,
+            "forward in training": forward,
+            "back": forward,
             "models in memory": 1,
             "seconds": sum(one["seconds"] for one in stages) or None,
             "peak GB": max((one["peak_memory_bytes"] for one in stages), default=0) / 1e9 or None,
         }
 
-    shared = prompt + drawn
-    direct = read_rows(here / "direct.jsonl")
-    two = sum(len(tokenizer.encode(row[side])) for row in direct for side in ("chosen", "rejected"))
-    best = drawn // count
-    before = ["samples", "ranked", "pairs"]
-    rows = [
-        row("best-of-n", drawn, shared, prompt + best, [*before, "best-of-n"]),
-        row("direct", 0, 0, prompt + two, ["direct"]),
-        row("sample-rank", drawn, shared, shared, [*before, "sample-rank"]),
-        row("dpo", drawn, shared, 2 * shared, [*before, "dpo"]),
+    shared, before = prompt + drawn, ["samples", "ranked", "pairs"]
+    pairs_file = here / "pairs" / "rows.jsonl"
+    dpo = row("dpo", shared, shared, trained(pairs_file, "dpo"), [*before, "dpo"])
+    dpo["forward in training"] += trained(pairs_file, "dpo") // EPOCHS  # the reference, once
+    padded = count * prompt + drawn
+    rloo = row("RLOO, by count", shared, padded, 2 * EPOCHS * padded, [])
+    rloo |= {"back": EPOCHS * padded, "models in memory": 2}
+    rloo["written"] = EPOCHS * shared
+    rloo["ranked"] = EPOCHS * padded
+    best = trained(here / "best" / "rows.jsonl", "best-of-n")
+    return [
+        row("best-of-n", shared, shared, best, [*before, "best-of-n"]),
+        row("direct", 0, 0, trained(here / "direct.jsonl", "slic"), ["direct"]),
+        row("sample-rank", shared, shared, trained(pairs_file, "slic"), [*before, "sample-rank"]),
+        dpo,
+        rloo,
     ]
-    rloo = row("RLOO, by count", drawn, shared, 2 * count * prompt + 2 * drawn, [])
-    rloo |= {"models in memory": 3, "weights updated a step": rows[0]["weights updated a step"]}
-    return [*rows, rloo]
+
+
+def right(rankers: dict[str, Any], name: str) -> str:
+    """Say how often a ranker is right on its own held-out prompts."""
+    accuracy = rankers[name]["accuracy"]
+    low, high = accuracy["low"], accuracy["high"]
+    return f"the {name} is right on {low:.0%} to {high:.0%} of {accuracy['n']} held-out prompts"
 
 
 def main() -> None:
@@ -310,9 +332,8 @@ def main() -> None:
         {
             "name": "slic",
             "title": f"Summaries by four ways of tuning against their SFT model, means over "
-            f"{len(seeds)} seeds with 95% intervals over prompts; the judge is right on "
-            f"{rankers['judge']['accuracy']['estimate']:.0%} of its own held-out pairs, the ranker "
-            f"on {rankers['ranker']['accuracy']['estimate']:.0%}",
+            f"{len(seeds)} seeds with 95% intervals over prompts; {right(rankers, 'judge')}, "
+            f"{right(rankers, 'ranker')}",
             **common,
             "rows": result_rows(place, seeds),
             "rankers": rankers,

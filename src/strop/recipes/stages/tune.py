@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,18 @@ class TrainingOptions:
     learning_rate: float | None = None  #: at its peak; else by what is tuned
     epochs: float = 1.0  #: how often each prompt is learned from
     batch: int = 32  #: prompts between two updates
-    rank: int = 8  #: of the LoRA adapters; 0 trains all weights
-    alpha: float = 16.0  #: adapters count alpha / rank times
-    held_out: float = 0.1  #: part of the prompts that is evaluated on, never trained on
+    schedule: str = "cosine"  #: how the learning rate falls: cosine, linear or constant
+    warmup: float = 0.1  #: part of the steps in which it rises
+    weight_decay: float = 0.0  #: of AdamW
+    clip: float = 1.0  #: largest norm of the gradient; 0: any
+    rank: int | None = None  #: of the LoRA adapters (8); 0 trains all weights
+    alpha: float | None = None  #: adapters count alpha / rank times (16)
+    held_out: float = 0.1  #: part of the prompts that is never trained on
+    evaluate_every: int = 0  #: steps between two evaluations; 0: a quarter of all
     patience: int = 0  #: stop after so many evaluations without a better one; 0: never
+    checkpointing: bool = False  #: compute activations again: less memory, more time
+    dtype: str = "float32"  #: of frozen weights and activations: float32 or bfloat16
+    trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, if installed
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
@@ -51,14 +59,13 @@ class TrainingOptions:
         from strop.training.network import NetworkConfig
         from strop.tuning.fit import TuneConfig
 
-        training = TrainingConfig(
-            learning_rate=self.learning_rate if self.learning_rate is not None else learning_rate,
-            epochs=self.epochs,
-            batch=self.batch,
-            patience=self.patience,
-            seed=seed,
-        )
-        return TuneConfig(NetworkConfig(self.rank, self.alpha), training, self.held_out)
+        own = {one.name: getattr(self, one.name) for one in fields(TrainingOptions)}
+        rate = learning_rate if self.learning_rate is None else self.learning_rate
+        known = {one.name for one in fields(TrainingConfig)}
+        training = {name: value for name, value in own.items() if name in known}
+        network = NetworkConfig(self.rank, self.alpha, self.dtype, self.checkpointing)
+        config = TrainingConfig(**training | {"learning_rate": rate, "seed": seed})
+        return TuneConfig(network, config, self.held_out)
 
 
 @dataclass(frozen=True)
