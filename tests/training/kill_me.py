@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from accelerate import PartialState
 from tests.training.networks import llama, some_tokens
 
+from strop.training import loop
 from strop.training.loop import TrainingConfig, train
 from strop.training.lora import add_lora
 from strop.tuning.losses import loss_settings
@@ -33,19 +40,43 @@ def items(count: int) -> list[Candidates]:
     ]
 
 
-def main(work: Path, loss: str = "slic") -> None:
+def main(work: Path, loss: str, every_step: int, stop_after: int, bad_item: int) -> None:
     """Train, and print what came out."""
     network = llama()
+    torch.manual_seed(0)
     add_lora(network, 4, 8.0)
     row, settings = loss_settings(loss, {})
     objective = preference_objective(row, settings)
-    config = TrainingConfig(learning_rate=1e-2, epochs=4, batch=7, room=60, evaluate_every=5)
     pairs = items(40)
-    trained = train(network, pairs[9:], objective, config, work, held_out=pairs[:9])
+    taken = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal taken
+        total, rows = objective.loss(*arguments)
+        if any(item is pairs[9 + bad_item] for item in arguments[1]) and bad_item >= 0:
+            total = total * float("nan")
+        if torch.is_grad_enabled():
+            taken += 1
+            if taken == stop_after:
+                os.kill(os.getpid(), signal.SIGINT)
+        return total, rows
+
+    if every_step:
+        loop.SAVING = 1e9
+    # The last of 31 items is a batch of its own.
+    config = TrainingConfig(learning_rate=1e-2, epochs=3, batch=6, evaluate_every=5)
+    changed = replace(objective, loss=counted)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    trained = train(network, pairs[9:], changed, config, work, held_out=pairs[:9])
     weights = [one.detach().numpy() for one in network.parameters() if one.requires_grad]
     digest = hashlib.sha256(b"".join(one.tobytes() for one in weights)).hexdigest()
-    print(json.dumps({"losses": [row["loss"] for row in trained.history], "weights": digest}))
+    found = {
+        "losses": [row["loss"] for row in trained.history],
+        "weights": digest,
+        "processes": PartialState().num_processes,
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,9 +35,17 @@ from strop.tuning.objective import preference_objective
 ROOT = Path(__file__).parents[2]
 
 
-def process(work: Path, loss: str = "slic", **environment: str) -> subprocess.Popen[str]:
+def process(
+    work: Path,
+    loss: str = "slic",
+    every_step: bool = False,
+    stop_after: int = 0,
+    bad_item: int = -1,
+    **environment: str,
+) -> subprocess.Popen[str]:
+    options = [str(work), loss, str(int(every_step)), str(stop_after), str(bad_item)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.kill_me", str(work), loss],
+        [sys.executable, "-m", "tests.training.kill_me", *options],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
@@ -53,36 +62,63 @@ def outcome(running: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
-    wanted = outcome(process(tmp_path / "whole"))
+    wanted = outcome(process(tmp_path / "whole", every_step=True))
     state = tmp_path / "killed" / STATE
+    reached = []
     for _ in range(3):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        running = process(tmp_path / "killed")
+        running = process(tmp_path / "killed", every_step=True)
         while running.poll() is None and not (
             state.exists() and state.stat().st_mtime_ns != before
         ):
             time.sleep(0.002)
         running.kill()
         running.communicate()
-    assert state.exists()
+        assert running.returncode == -signal.SIGKILL  # it had not ended
+        reached.append(torch.load(state, weights_only=True)["progress"]["step"])
+    assert 0 < reached[0] < reached[1] < reached[2] < len(wanted["losses"])
     assert outcome(process(tmp_path / "killed")) == wanted
+
+
+def test_ctrl_c_saves_after_the_step(tmp_path: Path) -> None:
+    wanted = outcome(process(tmp_path / "whole"))
+    running = process(tmp_path / "stopped", stop_after=4)
+    running.communicate(timeout=120)
+    assert running.returncode == -signal.SIGINT
+    kept = torch.load(tmp_path / "stopped" / STATE, weights_only=True)
+    assert kept["progress"]["step"] == 4
+    assert outcome(process(tmp_path / "stopped")) == wanted
 
 
 @pytest.mark.parametrize("loss", ["slic", "kto", "best-of-n"])
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path, loss: str) -> None:
+    """The last batch has one item, so that one process has none."""
     alone = outcome(process(tmp_path / "one", loss))
+    assert alone["processes"] == 1
+    both = two_processes(tmp_path / "two", loss)
+    for one in map(outcome, both):
+        assert one["processes"] == 2
+        assert one["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+
+
+def two_processes(work: Path, loss: str, **options: Any) -> list[subprocess.Popen[str]]:
+    """Start two processes that train together."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    both = [
-        process(
-            tmp_path / "two", loss, **shared, RANK=rank, LOCAL_RANK=rank, ACCELERATE_USE_CPU="1"
-        )
+    return [
+        process(work, loss, **options, RANK=rank, LOCAL_RANK=rank, ACCELERATE_USE_CPU="1", **shared)
         for rank in "01"
     ]
-    for one in map(outcome, both):
-        assert one["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+
+
+def test_two_processes_stop_together_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    both = two_processes(tmp_path / "two", "slic", bad_item=3)
+    for one in both:
+        one.communicate(timeout=60)
+        assert one.returncode == 1
+    assert (tmp_path / "two" / BAD_BATCH).exists()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
