@@ -7,7 +7,7 @@ SANITIZE := .venv-sanitize
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
-  bench-engine bench-assisted bench-tuning clean
+  bench-engine bench-assisted bench-tuning bench-plan clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -60,6 +60,10 @@ bench-assisted: $(VENV)/.installed $(PEERS)/.installed  ## drafts beside none, t
 
 bench-tuning: $(VENV)/.installed $(PEERS)/.trl  ## tuning beside TRL, two hours; needs STROP_DATA
 	$(BIN)/python benchmarks/tuning.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-plan: $(VENV)/.installed-dev  ## predicted and measured memory, half an hour
+	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove what was built and run, not the models in the cache

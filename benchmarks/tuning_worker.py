@@ -25,7 +25,7 @@ def main() -> None:
     loss, model, pairs, steps, threads, folder = sys.argv[1:]
     torch.set_num_threads(int(threads))
     trainee = open_trainee(model, NetworkConfig(rank=8, alpha=16.0))
-    tokenizer = trainee.tokenizer
+    tokenizer = trainee.source.tokenizer
     end = tokenizer.encode("<|im_end|>", special=False)
     rows = [json.loads(line) for line in Path(pairs).read_text(encoding="utf-8").splitlines()]
     items = []

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import typer.main
@@ -96,7 +96,8 @@ def field_table(path: str) -> str:
 
 def field_rows(options: type[Any]) -> str:
     """Describe the fields of a dataclass, whose meanings are their `#:` comments."""
-    source = inspect.getsource(options)
+    owners = [one for one in options.__mro__ if is_dataclass(one)]  # some fields are inherited
+    source = "".join(map(inspect.getsource, owners))
     rows = ["| Name | Default | Meaning |", "|---|---|---|"]
     for field in fields(options):
         above = rf"^    #: (.*)\n    {field.name}: "
@@ -118,6 +119,8 @@ def default_of(field: Any) -> str:
         return "required"
     if value is None or value in ((), {}):
         return "none"
+    if is_dataclass(value):
+        return f"`{type(value).__name__}()`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -52,7 +52,7 @@ def test_the_first_that_fits_is_marked_and_can_be_run(tiny_model: Path, run: Any
     assert sum("->" in row for row in rows) == 1
     assert "bfloat16 would take 10 times as long here" in out
     assert out.splitlines()[-1].split()[:3] == ["strop", "tune", "preference"]
-    assert "--rank 8 --dtype float32 --no-checkpointing --room 960" in out.splitlines()[-1]
+    assert "--rank 8 --dtype float32 --no-checkpointing --room 1020" in out.splitlines()[-1]
 
 
 def test_a_packed_base_is_packed_first(tiny_model: Path) -> None:

@@ -162,12 +162,12 @@ def test_the_fastest_that_fits_is_chosen(
     lengths = Lengths(300, 100, 2, 1)
     monkeypatch.setattr(fitting, "probed", lambda facts: SLOW)
     choice = choose(facts, lengths, 100 * GIGABYTE)
-    assert choice.network == NetworkConfig()
+    assert choice.network == NetworkConfig(dtype="float32", checkpointing=False)
     assert choice.room == lengths.tokens
     assert "bfloat16 would take 10 times as long here" in choice.reason
     tight = tuning_peak(facts, Setting(checkpointing=True), lengths).total
     choice = choose(facts, lengths, tight)
-    assert choice.network == NetworkConfig(checkpointing=True)
+    assert choice.network == NetworkConfig(dtype="float32", checkpointing=True)
     assert choice.peak.total == tight
     assert "without checkpointing" in choice.reason
     monkeypatch.setattr(fitting, "probed", lambda facts: Speeds({"float32": 1, "bfloat16": 2}, 1))
@@ -178,7 +178,7 @@ def test_what_is_given_is_not_chosen(facts: ModelFacts, monkeypatch: pytest.Monk
     monkeypatch.setattr(fitting, "probed", lambda facts: SLOW)
     given = {"dtype": "bfloat16", "checkpointing": True, "rank": 4, "alpha": 2.0}
     assert choose(facts, LENGTHS, GIGABYTE, given).network == NetworkConfig(**given)
-    assert choose(facts, LENGTHS, GIGABYTE, {"rank": 0}).network == NetworkConfig(rank=0)
+    assert choose(facts, LENGTHS, GIGABYTE, {"rank": 0}).network.rank == 0
     with pytest.raises(StropError, match="unknown dtype"):
         choose(facts, LENGTHS, GIGABYTE, {"dtype": "float8"})
 

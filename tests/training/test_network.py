@@ -75,7 +75,7 @@ def test_an_adapter_is_gone_on_with(tiny_model: Path, tmp_path: Path) -> None:
     jolt(trainee.network)
     save_adapter(trainee.network, str(tiny_model), tmp_path)
     again = open_trainee(str(tmp_path))
-    assert again.base == str(tiny_model)
+    assert again.source.base == str(tiny_model)
     for name, layer in adapters(again.network).items():
         before = adapters(trainee.network)[name]
         torch.testing.assert_close(layer.lora_A, before.lora_A, rtol=0, atol=0)
@@ -147,7 +147,11 @@ def strange(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["scaled logits", "a head with a bias", "convolutions"])
-def test_networks_that_would_be_scored_wrongly_are_refused(tmp_path: Path, name: str) -> None:
+def test_networks_that_would_be_scored_wrongly_are_refused(
+    tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / file, tmp_path)
     strange(name).save_pretrained(tmp_path)
     with pytest.raises(StropError, match="cannot be trained"):
         open_trainee(str(tmp_path))

@@ -26,7 +26,7 @@ def trainee(tiny_model: Path) -> Trainee:
 
 def by_hand(trainee: Trainee, text: str, labels: tuple[str, str]) -> float:
     """The margin, from the network's own logits for a whole text."""
-    encode = trainee.tokenizer.encode
+    encode = trainee.source.tokenizer.encode
     network = trainee.network
     network.set_attn_implementation("sdpa")
     with torch.no_grad():
@@ -37,9 +37,9 @@ def by_hand(trainee: Trainee, text: str, labels: tuple[str, str]) -> float:
 
 
 def test_margins_are_those_of_the_whole_texts(trainee: Trainee) -> None:
-    pairwise, pointwise = (Reader(trainee, RankerConfig(kind, 100, 100)) for kind in KINDS)
+    pairwise, pointwise = (Reader(trainee.source, RankerConfig(kind, 100, 100)) for kind in KINDS)
     item = pairwise.compared("Why?", ("Because.", "No."))
-    [(_, [margins])] = margins_of(pairwise, [item], 1000)
+    [(_, [margins])] = margins_of(pairwise, trainee.network, [item], 1000)
     texts = [
         f"Why?\n\nAnswer A: {a}\n\nAnswer B: {b}\n\nBetter answer: "
         for a, b in (("Because.", "No."), ("No.", "Because."))
@@ -47,26 +47,29 @@ def test_margins_are_those_of_the_whole_texts(trainee: Trainee) -> None:
     wanted = [by_hand(trainee, text, ("A", "B")) for text in texts]
     assert margins == pytest.approx(wanted, abs=1e-4)
     item = pointwise.compared("Why?", ("Because.", "No.", "Yes."))
-    [(_, [margins])] = margins_of(pointwise, [item], 1000)
+    [(_, [margins])] = margins_of(pointwise, trainee.network, [item], 1000)
     texts = [f"Why?\n\nAnswer: {a}\n\nThis answer is " for a in ("Because.", "No.", "Yes.")]
     assert margins == pytest.approx([by_hand(trainee, one, ("g", "b")) for one in texts], abs=1e-4)
 
 
 def test_long_prompts_keep_their_end_and_long_answers_their_beginning(trainee: Trainee) -> None:
-    reader = Reader(trainee, RankerConfig("pointwise", prompt_tokens=3, answer_tokens=4))
+    reader = Reader(trainee.source, RankerConfig("pointwise", prompt_tokens=3, answer_tokens=4))
     group = reader.compared("abcdef", ("uvwxyz",)).group
-    assert trainee.tokenizer.decode(group.prompt) == "def"
-    assert trainee.tokenizer.decode(group.completions[0]) == "\n\nAnswer: uvw\n\nThis answer is "
+    assert trainee.source.tokenizer.decode(group.prompt) == "def"
+    assert (
+        trainee.source.tokenizer.decode(group.completions[0])
+        == "\n\nAnswer: uvw\n\nThis answer is "
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_cross_entropy_of_the_right_labels(trainee: Trainee, kind: str) -> None:
-    reader = Reader(trainee, RankerConfig(kind, 100, 100))
+    reader = Reader(trainee.source, RankerConfig(kind, 100, 100))
     items = [reader.compared("a", ("yes", "no")), reader.compared("b", ("no", "maybe"))]
     loss, rows = ranker_objective(reader).loss(trainee.network, items, None)
     wanted = 0.0
     for item in items:
-        [(_, [[first, second]])] = margins_of(reader, [item], 1000)
+        [(_, [[first, second]])] = margins_of(reader, trainee.network, [item], 1000)
         wanted += np.log1p(np.exp(-first)) + np.log1p(np.exp(second))
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
     assert len(rows) == 2
@@ -137,7 +140,7 @@ def test_a_ranker_is_compared_with_lengths_by_prompt() -> None:
 
 
 def test_answers_that_are_equal_as_far_as_they_are_read_are_no_pair(trainee: Trainee) -> None:
-    reader = Reader(trainee, RankerConfig("pointwise", answer_tokens=4))
+    reader = Reader(trainee.source, RankerConfig("pointwise", answer_tokens=4))
     rows = [Preference("a", "yes and", "yes but"), Preference("a", "yes", "no")]
     items, rejected = ranker_items(reader, rows)
     assert len(items) == 1
@@ -147,7 +150,7 @@ def test_answers_that_are_equal_as_far_as_they_are_read_are_no_pair(trainee: Tra
 
 def test_a_ranker_that_reads_more_than_the_context_is_refused(trainee: Trainee) -> None:
     with pytest.raises(StropError, match="but the context of the model holds 512"):
-        Reader(trainee, RankerConfig("pairwise", prompt_tokens=256, answer_tokens=120))
+        Reader(trainee.source, RankerConfig("pairwise", prompt_tokens=256, answer_tokens=120))
 
 
 def test_divergence_is_that_of_the_plain_distributions(trainee: Trainee) -> None:

@@ -22,6 +22,7 @@ from strop.cli.draft import draft
 from strop.cli.export import export
 from strop.cli.generate import generate
 from strop.cli.pack import pack, unpack
+from strop.cli.plan import plan
 from strop.cli.preferences import judge, pairs, rank, sample
 from strop.cli.run import run
 from strop.cli.verify import verify
@@ -60,6 +61,7 @@ def options(
 
 
 app.command()(run)
+app.command()(plan)
 app.command()(pack)
 app.command()(unpack)
 app.command()(export)

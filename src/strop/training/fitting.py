@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 PACKED = ("bfp8", "bfp4g32")  #: formats of a packed base that are tried
 ROOM = 1024  #: tokens at a time that are enough: 1290 instead of 430 were 4% faster, measured
-PRODUCT = 1e8  #: multiplications of a probe: some tens of milliseconds at most
+PREFERENCES = ("preference", "preferences")  #: command, and what its data are called
+TYPES = ("float32", "bfloat16")  #: that weights may be held in
+PRODUCT = 1e8  #: multiplications of a product that is timed
+TURNS, PROBE = 12, 0.4  #: turns, and seconds after which there are no more
 SHARE = 0.8  #: of the available memory that the trainer may take
 STEP = 1.3  #: times its matrix products that a pass takes, measured with SmolLM2
 
@@ -59,6 +64,36 @@ class Candidate:
     seconds: float | None  #: for each prompt with its completions; None: not known here
     fits: bool
 
+    @property
+    def name(self) -> str:
+        """Return what the setting is called in a table."""
+        return self.setting.name
+
+    @property
+    def base(self) -> str | None:
+        """Return the format that the weights are packed in first."""
+        return self.setting.base
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens that are computed at a time."""
+        return self.lengths.tokens
+
+    @property
+    def trial(self) -> tuple[str, dict[str, Any]]:
+        """Return the module that tries it, and its settings."""
+        setting = {key: value for key, value in vars(self.setting).items() if key != "base"}
+        return "strop.training.trial", setting | vars(self.lengths)
+
+    def arguments(self, model: str) -> list[str]:
+        """Return the arguments of the command that trains so."""
+        kind, data = ("sft", "examples") if self.lengths.completions == 1 else PREFERENCES
+        setting = self.setting
+        again = "--checkpointing" if setting.checkpointing else "--no-checkpointing"
+        options = ["--rank", str(setting.rank), "--dtype", setting.dtype, again]
+        room = ["--room", str(self.tokens)]
+        return ["tune", kind, model, f"{data}.jsonl", "-o", "tuned", *options, *room]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -78,26 +113,32 @@ def probed(facts: ModelFacts) -> Speeds | None:
         return None
     a = facts.architecture
     rows = int(np.clip(PRODUCT / (a.hidden * a.inner), 16, 256))
-    products = {}
-    for name in ("float32", "bfloat16"):
+    work: dict[str, Callable[[], Any]] = {}
+    for name in TYPES:
         dtype = getattr(torch, name)
         x, w = torch.ones(rows, a.hidden, dtype=dtype), torch.ones(a.inner, a.hidden, dtype=dtype)
-        took = best_of(lambda x=x, w=w: torch.nn.functional.linear(x, w))
-        products[name] = rows * a.hidden * a.inner / took
+        work[name] = partial(torch.nn.functional.linear, x, w)
     weight = quantize(np.ones((256, a.hidden), np.float32), get_format(PACKED[0]))
-    return Speeds(products, 256 * a.hidden / best_of(lambda: dequantize(weight)))
+    took = shortest(work | {"dequantize": partial(dequantize, weight)})
+    products = {name: rows * a.hidden * a.inner / took[name] for name in TYPES}
+    return Speeds(products, weight.shape[0] * a.hidden / took["dequantize"])
 
 
-def best_of(work: Callable[[], Any], times: int = 3) -> float:
-    """Return the seconds of the fastest of some calls; one goes before them."""
-    seconds = []
-    for _ in range(times + 1):
-        start = perf_counter()
-        work()
-        seconds.append(perf_counter() - start)
-        if sum(seconds) > 0.1 and len(seconds) > 1:
-            break
-    return min(seconds[1:])
+def shortest(work: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return the shortest time of each of some calls, which take turns on a machine that is busy.
+
+    The first turn is not counted; there are at least two more, and no new one after PROBE seconds.
+    """
+    times = dict.fromkeys(work, math.inf)
+    begin, turn = perf_counter(), 0
+    while turn < 3 or (turn < TURNS and perf_counter() - begin < PROBE):
+        for name, call in work.items():
+            start = perf_counter()
+            call()
+            if turn:
+                times[name] = min(times[name], perf_counter() - start)
+        turn += 1
+    return times
 
 
 def step_seconds(facts: ModelFacts, setting: Setting, lengths: Lengths, speeds: Speeds) -> float:
@@ -195,7 +236,8 @@ def choose(
     """
     from strop.training.network import NetworkConfig
 
-    given = dict(given or {})
+    given = {key: value for key, value in (given or {}).items() if value is not None}
+    NetworkConfig(**given)  # raises the errors of what is given
     speeds = probed(facts)
     every = fitting(facts, lengths, budget, speeds, given.get("rank", RANK))
     allowed = [
@@ -210,9 +252,10 @@ def choose(
         advice = f"; it would fit packed, see strop pack --format {packed[0]}" if packed else ""
         raise StropFailure(nothing_fits([one.peak for one in found], budget) + advice)
     setting = fits[0].setting
-    chosen = {"rank": setting.rank, "dtype": setting.dtype, "checkpointing": setting.checkpointing}
+    # The rank is left as it was given: adapters that are gone on with have one.
+    chosen: dict[str, Any] = {"dtype": setting.dtype, "checkpointing": setting.checkpointing}
     return Choice(
-        NetworkConfig(**chosen | given),
+        NetworkConfig(**given | chosen),
         fits[0].lengths.tokens,
         fits[0].peak,
         reason(fits[0], found, speeds),
@@ -231,7 +274,9 @@ def reason(chosen: Candidate, found: list[Candidate], speeds: Speeds | None) -> 
         else:
             parts.append(f"bfloat16 takes {times:.2g} times as long here")
     plain = replace(setting, checkpointing=False)
-    if setting.checkpointing:
-        without = next(one for one in found if one.setting == plain)
-        parts.append(f"without checkpointing {gigabytes(without.peak.total)}")
+    parts += [
+        f"without checkpointing {gigabytes(one.peak.total)}"
+        for one in found
+        if setting.checkpointing and one.setting == plain
+    ]
     return f"{setting.name}: {'; '.join(parts)}"

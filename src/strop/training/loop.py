@@ -35,6 +35,7 @@ except ImportError as error:
     raise failed_import(error, ["accelerate"], "tune") from error
 
 STATE, BAD_BATCH, LOGS = "state.pt", "bad-batch.json", "logs"  #: in the work directory
+ROOM = 1024  #: tokens at a time: more are not faster, see docs/decisions.md
 EVALUATIONS = 4  #: of a run, if nothing else is said
 SAVING = 0.05  #: part of the time, at most
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  #: that accelerate knows, of those named
@@ -72,7 +73,7 @@ class TrainingConfig:
     schedule: str = "cosine"  #: how it falls after that: see SCHEDULES
     weight_decay: float = 0.0  #: of AdamW
     clip: float = 1.0  #: largest norm of the gradient; 0: any
-    room: int = 1024  #: tokens that are computed at a time, unless one item has more
+    room: int | None = None  #: tokens that are computed at a time (1,024), if no item has more
     evaluate_every: int = 0  #: steps between two evaluations; 0: a quarter of all
     patience: int = 0  #: evaluations without a better loss after which to stop; 0: never
     trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, where installed
@@ -83,8 +84,9 @@ class TrainingConfig:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         for name in ("learning_rate", "epochs", "batch", "room"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise StropError(f"{name} must be more than 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise StropError(f"{name} must be more than 0, not {value}")
         for name in ("weight_decay", "clip", "evaluate_every", "patience", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise StropError(f"{name} must not be negative: {getattr(self, name)}")
@@ -250,7 +252,7 @@ class Run:
 
     def lots(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Yield the items in lots that fit into memory."""
-        for lot in filled([item.group for item in items], self.config.room):
+        for lot in filled([item.group for item in items], self.config.room or ROOM):
             yield [items[index] for index in lot]
 
     def prepared(self, items: Sequence[Item]) -> torch.Tensor | None:

@@ -21,9 +21,9 @@ RANK = 8  #: of adapters, if nothing is said
 ROWS = 128  #: of logits at a time, see strop.training.scoring
 
 # What the allocator loses between tensors, as a part of what all layers would keep without
-# checkpointing. Measured with glibc 2.36 (12 to 42%, 42 to 60%, 25 to 36%), whose aligned blocks
-# are not used again for others of their own size.
-SLACK, SLACK_CHECKPOINTED, SLACK_PACKED_CHECKPOINTED = 0.33, 0.53, 0.28
+# checkpointing. Measured with glibc 2.36 (a quarter to a half, 0.42 to 0.60, 0.25 to 0.36), which
+# does not use an aligned block again for another of the same size.
+SLACK, SLACK_CHECKPOINTED, SLACK_PACKED_CHECKPOINTED = 0.4, 0.53, 0.28
 
 
 class Held(Protocol):
@@ -86,10 +86,10 @@ def tuning_peak(facts: ModelFacts, held: Held, lengths: Lengths) -> Peak:
     """
     check(facts, held, lengths)
     a, stored = facts.architecture, STORED[held.dtype]
-    trained = FLOAT * trained_weights(facts, rank_of(held))
     rank = rank_of(held)
-    copies = 3 if rank else 2  # two moments of AdamW, and adapters come beside the weights
-    most = max(map(math.prod, a.shapes().values())) if rank == 0 else 0  # AdamW, one at a time
+    trained = FLOAT * trained_weights(facts, rank)
+    copies = 3 if rank else 2  # two moments of AdamW; adapters come beside the weights
+    one = 0 if rank else FLOAT * max(map(math.prod, a.shapes().values()))
     always = {
         "libraries": libraries("training"),
         "tokenizer": facts.tokenizer,
@@ -100,7 +100,7 @@ def tuning_peak(facts: ModelFacts, held: Held, lengths: Lengths) -> Peak:
     slack = int(share_lost(facts, held) * a.layers * sum(layers))
     count = 1 if held.checkpointing else a.layers
     states = a.layers * lengths.tokens * a.hidden * WIDTHS[held.dtype] if held.checkpointing else 0
-    once = {"backward": backward(facts, held, lengths)}
+    slopes = {"slopes and gradients": backward(facts, held, lengths)}
     activations = {
         "states between layers": states,
         "activations": count * layers[0],
@@ -111,12 +111,12 @@ def tuning_peak(facts: ModelFacts, held: Held, lengths: Lengths) -> Peak:
         {
             "loading": always | {"file": facts.converted(stored)},
             "head": training | at_head | {"slack": slack, "head": head(facts, held, lengths)},
-            "backward": training | activations | {"slack": slack} | once,
+            "backward": training | activations | {"slack": slack} | slopes,
             # What was taken for activations has not gone back to the system by then. Weights that
             # are the best so far take the place of others only once they are copied.
             "update": training
             | activations
-            | {"gradients": trained, "best weights": trained, "step": FLOAT * most},
+            | {"gradients": trained, "best weights": trained, "AdamW": one},
         }
     )
 
@@ -141,9 +141,12 @@ def check(facts: ModelFacts, held: Held, lengths: Lengths) -> None:
 
 def trained_weights(facts: ModelFacts, rank: int) -> int:
     """Return the number of weights that are trained: those of adapters, or all."""
-    if not rank:
-        return facts.weights
-    return sum(rank * (rows + columns) for rows, columns in linear_shapes(facts.architecture))
+    return adapter_weights(facts.architecture, rank) if rank else facts.weights
+
+
+def adapter_weights(a: Architecture, rank: int) -> int:
+    """Return the number of weights of the adapters of all matrices but the head."""
+    return sum(rank * (rows + columns) for rows, columns in linear_shapes(a))
 
 
 def linear_shapes(a: Architecture) -> list[tuple[int, int]]:
@@ -170,7 +173,9 @@ def kept(a: Architecture, held: Held, lengths: Lengths) -> int:
         numbers += 7 * rank  # A x, of each of the seven matrices
     else:
         numbers += 2 * a.hidden + (queries + keys if a.qk_norm else 0)  # norms are trained too
-    return lengths.tokens * (FLOAT * floats + width * numbers)
+    # Adapters are float32: in another type they are copies, which are kept too.
+    copies = 0 if width == FLOAT else width * adapter_weights(a, rank_of(held)) // a.layers
+    return lengths.tokens * (FLOAT * floats + width * numbers) + copies
 
 
 def attention_kept(a: Architecture, held: Held, lengths: Lengths) -> int:

@@ -15,7 +15,7 @@ from strop.models.adapters import adapter_base, is_adapter
 from strop.models.checkpoint import open_checkpoint
 from strop.models.packed import is_packed
 from strop.models.tokenizer import Tokenizer
-from strop.models.torch_backend import load_network
+from strop.models.torch_backend import context_length, load_network
 from strop.training import attention
 from strop.training.lora import adapters, add_lora, load_adapter
 from strop.training.scoring import completion_logps, token_logps
@@ -36,8 +36,9 @@ class NetworkConfig:
 
     rank: int | None = None  #: of adapters (8, or what they have); 0: all weights are trained
     alpha: float | None = None  #: adapters count alpha / rank times (16, or what they have)
-    dtype: str = "float32"  #: of frozen weights and of activations; what is trained is float32
-    checkpointing: bool = False  #: keep one state per layer and token, compute the rest again
+    #: of frozen weights and of activations (float32); what is trained is float32
+    dtype: str | None = None
+    checkpointing: bool | None = None  #: keep one state per layer and token, compute the rest again
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
@@ -45,45 +46,66 @@ class NetworkConfig:
             raise StropError(f"rank must not be negative: {self.rank}")
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise StropError(f"alpha must be more than 0, not {self.alpha}")
-        if self.dtype not in DTYPES:
+        if self.dtype is not None and self.dtype not in DTYPES:
             raise unknown_name("dtype", self.dtype, DTYPES)
-        if self.rank == 0 and self.dtype != "float32":
+        if self.rank == 0 and self.dtype not in (None, "float32"):
             raise StropError("all weights are trained in float32 only: leave out the dtype")
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """A network in training, and what belongs to it."""
+class Source:
+    """What a network is made from, before it is loaded."""
 
-    network: Any
+    reference: str  #: as it was given
+    base: str  #: reference to the model that adapters are for; the same if there are none
+    adapter: Path | None  #: that training goes on with
+    directory: Path  #: of the base
+    config: dict[str, Any]  #: the contents of its config.json
     tokenizer: Tokenizer
-    base: str  #: reference to the model that adapters are for
-    directory: Path  #: of that model
     context_length: int  #: most tokens of one sequence
 
 
-def open_trainee(reference: str, config: NetworkConfig | None = None, seed: int = 0) -> Trainee:
+@dataclass(frozen=True)
+class Trainee:
+    """A network in training, and what it was made from."""
+
+    network: Any
+    source: Source
+
+
+def open_source(reference: str) -> Source:
+    """Find a model. Raises StropError where there is none."""
+    adapter = Path(reference).expanduser() if is_adapter(reference) else None
+    base = adapter_base(adapter) if adapter else reference
+    directory = resolve(base)
+    config = open_checkpoint(directory).config
+    length = context_length(directory / "config.json", config.get("max_position_embeddings"))
+    tokenizer = Tokenizer.from_directory(directory)
+    return Source(reference, base, adapter, directory, config, tokenizer, length)
+
+
+def open_trainee(
+    source: Source | str, config: NetworkConfig | None = None, seed: int = 0
+) -> Trainee:
     """Load a model to train it. A directory with an adapter is gone on with, on its own base.
 
     `seed` is for the first values of new adapters, which at first change nothing all the same.
     Packed weights stay packed. Raises StropError for a model that cannot be trained: one that is
-    packed, without adapters; one that changes its logits after the head; capped attention.
+    packed, without adapters, and one that log-probabilities would be wrong for.
     """
-    config = config or NetworkConfig()
-    adapter = Path(reference).expanduser() if is_adapter(reference) else None
-    base = adapter_base(adapter) if adapter else reference
-    directory = resolve(base)
-    settings = open_checkpoint(directory).config
-    packed = is_packed(settings)
-    if config.rank == 0 and (packed or adapter):
+    source = open_source(source) if isinstance(source, str) else source
+    config, reference = config or NetworkConfig(), source.reference
+    packed = is_packed(source.config)
+    if config.rank == 0 and (packed or source.adapter):
         what = "packed weights" if packed else "adapters"
         raise StropError(f"{reference}: {what} are trained with a rank of at least 1")
-    network = load_network(directory, settings, DTYPES[config.dtype], keep_packed=packed)
+    dtype = DTYPES[config.dtype or "float32"]
+    network = load_network(source.directory, source.config, dtype, keep_packed=packed)
     network.set_attn_implementation(attention.NAME)
     without_dropout(network)
     refuse_unless_grouped(network, reference)
-    if adapter:
-        load_adapter(network, adapter)
+    if source.adapter:
+        load_adapter(network, source.adapter)
         check_same(network, config, reference)
     elif config.rank == 0:
         network.requires_grad_(True)
@@ -93,13 +115,7 @@ def open_trainee(reference: str, config: NetworkConfig | None = None, seed: int 
             add_lora(network, config.rank or RANK, config.alpha or ALPHA)
     if config.checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    return Trainee(
-        network.to(PartialState().device),
-        Tokenizer.from_directory(directory),
-        base,
-        directory,
-        int(network.config.max_position_embeddings),
-    )
+    return Trainee(network.to(PartialState().device), source)
 
 
 def without_dropout(network: Any) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from strop.console import say
-from strop.data import write_rows, write_text
+from strop.data import read_json, write_json, write_rows, write_text
 from strop.errors import StropError
+from strop.models.machine import available_memory
+from strop.models.memory import read_facts
 from strop.models.packing import copy_companions
 from strop.models.torch_backend import quietly
 from strop.svg import standalone
-from strop.training.loop import LOGS, Objective, TrainingConfig, train
+from strop.training.fitting import SHARE, choose
+from strop.training.loop import LOGS, ROOM, Objective, TrainingConfig, train
 from strop.training.lora import adapters, save_adapter
-from strop.training.network import NetworkConfig, Trainee
+from strop.training.memory import Lengths
+from strop.training.network import NetworkConfig, Source, Trainee
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose
 from strop.tuning.drift import Start
@@ -25,6 +30,7 @@ from strop.tuning.items import split
 from strop.tuning.stage import Facts
 
 HISTORY, CURVES = "history.jsonl", "curves.svg"
+CHOSEN = "chosen.json"  #: in the work: what the machine decided
 DRIFT_PROMPTS = 64  #: on which the distance from the start is measured, at most
 TOLD = ("loss", "right", "margin", "chosen", "rejected")  #: figures of which the user is told
 
@@ -94,7 +100,8 @@ def fit(
     """
     network, tested = trainee.network, parts.tested
     groups = [item.group for _, item in tested[:DRIFT_PROMPTS]]
-    start = Start(network, groups, config.training.room) if drift and len(groups) > 1 else None
+    room = config.training.room or ROOM
+    start = Start(network, groups, room) if drift and len(groups) > 1 else None
     before = measure(network, tested, objective)
     trained = train(
         network,
@@ -135,6 +142,58 @@ def fit(
     return Fitted(facts, after, used)
 
 
+def settled(source: Source, parts: Parts, config: TuneConfig, work: Path) -> TuneConfig:
+    """Choose what was left open by the memory that there is and the speed of this machine.
+
+    What was chosen is kept in `work`: a run that goes on must add up in the same order.
+    """
+    network, training = config.network, config.training
+    if None not in (network.dtype, network.checkpointing, training.room):
+        return config
+    note = work / CHOSEN
+    if not note.exists():
+        write_json(note, chosen(source, parts, config))
+    found = read_json(note)
+    try:
+        network = replace(network, dtype=found["dtype"], checkpointing=found["checkpointing"])
+        training = replace(training, room=found["room"])
+    except (TypeError, KeyError) as error:
+        raise StropError(f"{note} is damaged: remove it") from error
+    return replace(config, network=network, training=training)
+
+
+def chosen(source: Source, parts: Parts, config: TuneConfig) -> Facts:
+    """Return dtype, checkpointing and room, and say why it is those."""
+    given = {
+        key: value
+        for key, value in vars(config.network).items()
+        if key != "alpha" and value is not None
+    }
+    network, room = replace(config.network, dtype="float32", checkpointing=False), ROOM
+    try:
+        facts = read_facts(source.directory)
+    except StropError as error:
+        say(f"float32, {ROOM} tokens at a time: memory cannot be predicted ({error})")
+    else:
+        choice = choose(facts, longest(parts, config), int(SHARE * available_memory()), given)
+        network, room = choice.network, choice.room
+        say(choice.reason)
+    return {
+        "dtype": network.dtype,
+        "checkpointing": network.checkpointing,
+        "room": config.training.room or room,
+    }
+
+
+def longest(parts: Parts, config: TuneConfig) -> Lengths:
+    """Return the lengths of the item that takes most to compute, as many times as a batch has."""
+    items = [item for part in vars(parts).values() for _, item in part]
+    group = max((item.group for item in items), key=lambda group: group.size)
+    count = len(group.completions)
+    completion = math.ceil((group.size - len(group.prompt)) / count)
+    return Lengths(len(group.prompt), completion, count, config.training.batch)
+
+
 def prompts(items: Sequence[tuple[str, Any]]) -> int:
     """Count different prompts."""
     return len({key for key, _ in items})
@@ -143,10 +202,10 @@ def prompts(items: Sequence[tuple[str, Any]]) -> int:
 def save_network(trainee: Trainee, directory: Path) -> None:
     """Write the adapter; or the whole model, if all of it was trained."""
     if adapters(trainee.network):
-        base = Path(trainee.base).expanduser()
-        reference = str(base.resolve()) if base.exists() else trainee.base
+        base = Path(trainee.source.base).expanduser()
+        reference = str(base.resolve()) if base.exists() else trainee.source.base
         save_adapter(trainee.network, reference, directory)
         return
     with quietly():
         trainee.network.save_pretrained(directory)
-    copy_companions(trainee.directory, directory)
+    copy_companions(trainee.source.directory, directory)

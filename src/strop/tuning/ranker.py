@@ -21,8 +21,8 @@ from strop.console import progress
 from strop.data import Prompt, read_json, write_json
 from strop.decoding.cache import common_prefix
 from strop.errors import StropError, unknown_name
-from strop.training.loop import Objective, Row
-from strop.training.network import Trainee, open_trainee
+from strop.training.loop import ROOM, Objective, Row
+from strop.training.network import Source, open_trainee
 from strop.training.scoring import last_states
 from strop.training.sequences import Group, Tokens, filled, lay_out
 from strop.tuning.origins import RANKER
@@ -71,21 +71,20 @@ class Compared:
 class Reader:
     """What turns texts into questions, and states into margins."""
 
-    def __init__(self, trainee: Trainee, config: RankerConfig) -> None:
-        """Look up the labels."""
-        self.trainee, self.config = trainee, config
-        self.kind = KINDS[config.kind]
-        encode = trainee.tokenizer.encode
-        first, second = (encode(label, special=False) for label in self.kind.labels)
+    def __init__(self, source: Source, config: RankerConfig) -> None:
+        """Look up the labels. Raises StropError for more tokens than the context holds."""
+        self.config, self.kind = config, KINDS[config.kind]
+        self.encode = source.tokenizer.encode
+        first, second = (self.encode(label, special=False) for label in self.kind.labels)
         # What both begin with, such as a space that is a token of its own, belongs to the question.
         common = common_prefix(first, second)
-        self.after = (*encode(self.kind.after, special=False), *first[:common])
+        self.after = (*self.encode(self.kind.after, special=False), *first[:common])
         self.labels = first[common], second[common]
         most = self.most_tokens()
-        if most > trainee.context_length:
+        if most > source.context_length:
             raise StropError(
                 f"the ranker would read up to {most} tokens, but the context of the model holds "
-                f"{trainee.context_length}: let it read fewer of prompts or answers"
+                f"{source.context_length}: let it read fewer of prompts or answers"
             )
 
     def most_tokens(self) -> int:
@@ -96,10 +95,9 @@ class Reader:
 
     def compared(self, prompt: Prompt, answers: Sequence[str]) -> Compared:
         """Ask about two answers, in both orders; or about each of some, where one is read alone."""
-        encode = self.trainee.tokenizer.encode
-        context = encode(context_text(prompt))[-self.config.prompt_tokens :]
+        context = self.encode(context_text(prompt))[-self.config.prompt_tokens :]
         cut = [
-            encode(" " + text.strip(), special=False)[: self.config.answer_tokens]
+            self.encode(" " + text.strip(), special=False)[: self.config.answer_tokens]
             for text in answers
         ]
         orders = [cut, cut[::-1]] if self.config.kind == "pairwise" else [[one] for one in cut]
@@ -108,10 +106,9 @@ class Reader:
 
     def question(self, answers: Sequence[Sequence[int]]) -> Tokens:
         """Return the tokens after the prompt, up to where the label comes."""
-        encode = self.trainee.tokenizer.encode
         parts: list[int] = []
         for before, answer in zip(self.kind.answers, answers, strict=True):
-            parts += [*encode(before, special=False), *answer]
+            parts += [*self.encode(before, special=False), *answer]
         return (*parts, *self.after)
 
     def margins(self, network: Any, items: Sequence[Compared]) -> torch.Tensor:
@@ -164,15 +161,16 @@ def ranker_objective(reader: Reader) -> Objective:
 class Ranker:
     """A ranker that was trained."""
 
-    def __init__(self, directory: Path, room: int = 1024) -> None:
+    def __init__(self, directory: Path, room: int = ROOM) -> None:
         """Load it. Raises StropError for a directory that holds none."""
         found = read_json(directory / RANKER)
         try:
             self.config = RankerConfig(**found)
         except TypeError as error:
             raise StropError(f"{directory / RANKER}: not of a ranker") from error
-        self.reader = Reader(open_trainee(str(directory)), self.config)
-        self.network = self.reader.trainee.network
+        trainee = open_trainee(str(directory))
+        self.network = trainee.network
+        self.reader = Reader(trainee.source, self.config)
         self.room = room
 
     def prefer(self, rows: Sequence[tuple[Prompt, str, str]]) -> list[float]:
@@ -191,19 +189,19 @@ class Ranker:
         """Return the margins of each item, in order."""
         found: dict[int, list[float]] = {}
         with progress("ranking", len(items), "prompts") as advance:
-            for part, margins in margins_of(self.reader, items, self.room):
+            for part, margins in margins_of(self.reader, self.network, items, self.room):
                 found.update(zip(part, margins, strict=True))
                 advance(len(part))
         return [found[index] for index in range(len(items))]
 
 
 def margins_of(
-    reader: Reader, items: Sequence[Compared], room: int
+    reader: Reader, network: Any, items: Sequence[Compared], room: int
 ) -> Iterator[tuple[list[int], list[list[float]]]]:
     """Yield which items were read, and the margins of each, lot by lot."""
     for part in filled([item.group for item in items], room):
         with torch.no_grad():
-            every = reader.margins(reader.trainee.network, [items[index] for index in part])
+            every = reader.margins(network, [items[index] for index in part])
         counts = [len(items[index].group.completions) for index in part]
         yield part, [one.tolist() for one in every.split(counts)]
 

@@ -26,11 +26,11 @@ from strop.data import (
 from strop.errors import StropError
 from strop.models.identity import model_identity
 from strop.stats import paired_difference, verdict, wilson
-from strop.training.loop import TrainingConfig
-from strop.training.network import Trainee, open_trainee
+from strop.training.loop import ROOM, TrainingConfig
+from strop.training.network import Trainee, open_source, open_trainee
 from strop.training.sequences import Group
 from strop.tuning.effect import Figures
-from strop.tuning.fit import Parts, TuneConfig, fit
+from strop.tuning.fit import Parts, TuneConfig, fit, settled
 from strop.tuning.items import Keyed, example_items, preference_items, with_others
 from strop.tuning.losses import Settings, loss_settings
 from strop.tuning.objective import preference_objective
@@ -62,12 +62,14 @@ def tune_sft(
 
     def make(directory: Path, place: Path) -> Facts:
         records = read_examples(rows_path(data), columns)
-        trainee = open_trainee(model, config.network, config.training.seed)
-        items, too_long = example_items(records.rows, trainee.tokenizer, trainee.context_length)
+        source = open_source(model)
+        items, too_long = example_items(records.rows, source.tokenizer, source.context_length)
         note_rejected(records, too_long, directory)
         objective = preference_objective(loss, settings)
         parts = Parts.of(items, config)
-        fitted = fit(trainee, parts, objective, config, directory, place, "sft")
+        final = settled(source, parts, config, place)
+        trainee = open_trainee(source, final.network, final.training.seed)
+        fitted = fit(trainee, parts, objective, final, directory, place, "sft")
         (origins_of([place_of(model)]) | Origins(fitted.prompts)).write(directory)
         return fitted.facts
 
@@ -95,19 +97,21 @@ def tune_preference(
 
     def make(directory: Path, place: Path) -> Facts:
         records = joined([preferences_of(one, columns) for one in data])
-        trainee = open_trainee(model, config.network, config.training.seed)
-        most = trainee.context_length
-        items, too_long = preference_items(records.rows, trainee.tokenizer, most, row)
+        source = open_source(model)
+        most = source.context_length
+        items, too_long = preference_items(records.rows, source.tokenizer, most, row)
         note_rejected(records, too_long, directory)
         parts = Parts.of(items, config)
+        final = settled(source, parts, config, place)
+        trainee = open_trainee(source, final.network, final.training.seed)
         if row.needs_other:
             parts = Parts(*(with_others(one, most) for one in vars(parts).values()))
         if row.needs_reference:
             known = model_identity(model)
-            every = (with_reference(trainee, one, config, known) for one in vars(parts).values())
+            every = (with_reference(trainee, one, final, known) for one in vars(parts).values())
             parts = Parts(*every)
         objective = preference_objective(row, chosen)
-        fitted = fit(trainee, parts, objective, config, directory, place, loss)
+        fitted = fit(trainee, parts, objective, final, directory, place, loss)
         origins = origins_of([place_of(model), *data])
         (origins | Origins(fitted.prompts)).write(directory)
         return fitted.facts
@@ -136,14 +140,16 @@ def tune_ranker(
 
     def make(directory: Path, place: Path) -> Facts:
         records = preferences_of(data, columns)
-        trainee = open_trainee(model, config.network, config.training.seed)
-        reader = Reader(trainee, ranker)
+        source = open_source(model)
+        reader = Reader(source, ranker)
         items, equal = ranker_items(reader, records.rows)
         note_rejected(records, equal, directory)
         objective = ranker_objective(reader)
         parts = Parts.of(items, config)
+        final = settled(source, parts, config, place)
+        trainee = open_trainee(source, final.network, final.training.seed)
         kind = ranker.kind
-        fitted = fit(trainee, parts, objective, config, directory, place, kind, drift=False)
+        fitted = fit(trainee, parts, objective, final, directory, place, kind, drift=False)
         save_ranker_config(ranker, directory)
         (origins_of([place_of(model), data]) | Origins(fitted.prompts)).write(directory)
         return fitted.facts | accuracy(fitted.after)
@@ -210,7 +216,7 @@ def with_reference(
     trainee: Trainee, items: Sequence[Keyed], config: TuneConfig, identity: str
 ) -> list[Keyed]:
     """Give each item the log-probabilities before tuning."""
-    network, room = trainee.network, config.training.room
+    network, room = trainee.network, config.training.room or ROOM
     groups = [Group(item.prompt, item.candidates) for _, item in items]
     before = reference_logps(network, groups, identity, room)
     found = [

@@ -45,8 +45,9 @@ class TrainingOptions:
     held_out: float = 0.1  #: part of the prompts that is never trained on
     evaluate_every: int = 0  #: steps between two evaluations; 0: a quarter of all
     patience: int = 0  #: stop after so many evaluations without a better one; 0: never
-    checkpointing: bool = False  #: compute activations again: less memory, more time
-    dtype: str = "float32"  #: of frozen weights and activations: float32 or bfloat16
+    checkpointing: bool | None = None  #: compute activations again; else if memory asks for it
+    dtype: str | None = None  #: of frozen weights and activations; else what is faster and fits
+    room: int | None = None  #: tokens that are computed at a time; else 1,024, or what fits
     trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, if installed
 
     def __post_init__(self) -> None:
