@@ -102,7 +102,15 @@ def evaluations(*losses: float, **figures: tuple[float, float]) -> list[dict[str
 def test_known_failures_are_named(
     active: float, held_out: list[dict[str, float]], said: str
 ) -> None:
+    for row in held_out:
+        row["active"] = active
     assert diagnose(steps(active=active), held_out).startswith(said)
+
+
+def test_hinges_are_those_of_held_out_prompts_where_there_are_some() -> None:
+    assert diagnose(steps(active=0.0), []).startswith("dead hinge")
+    opened = evaluations(2, 1, active=(0.5, 0.4))
+    assert diagnose(steps(active=0.0), opened) == "no known failure shows"
 
 
 def moved(before: float, after: float, sure: bool = True) -> dict[str, dict[str, float]]:

@@ -153,6 +153,7 @@ def train(
     every = config.evaluate_every or max(1, math.ceil(steps / EVALUATIONS))
     accelerator.wait_for_everyone()  # the first may still clear what other settings left
     state = run.restored()
+    say(f"{label}: {len(items)} prompts, {steps} steps of {min(config.batch, len(items))}")
     run.start_trackers(label)
     with progress(label, steps, "steps") as advance, deferred() as stopping:
         advance(state.step)

@@ -21,9 +21,10 @@ RANK = 8  #: of adapters, if nothing is said
 ROWS = 128  #: of logits at a time, see strop.training.scoring
 
 # What the allocator loses between tensors, as a part of what all layers would keep without
-# checkpointing. Measured with glibc 2.36 (a quarter to a half, 0.42 to 0.60, 0.25 to 0.36), which
+# checkpointing. Measured with glibc 2.36 (0.25 to 0.5, 0.42 to 0.66, 0.25 to 0.43), which
 # does not use an aligned block again for another of the same size.
-SLACK, SLACK_CHECKPOINTED, SLACK_PACKED_CHECKPOINTED = 0.4, 0.53, 0.28
+SLACK, SLACK_CHECKPOINTED, SLACK_PACKED_CHECKPOINTED = 0.4, 0.6, 0.36
+RETAINED = 0.7  #: of what was taken for activations, once they are gone; measured as well
 
 
 class Held(Protocol):
@@ -112,11 +113,10 @@ def tuning_peak(facts: ModelFacts, held: Held, lengths: Lengths) -> Peak:
             "loading": always | {"file": facts.converted(stored)},
             "head": training | at_head | {"slack": slack, "head": head(facts, held, lengths)},
             "backward": training | activations | {"slack": slack} | slopes,
-            # What was taken for activations has not gone back to the system by then. Weights that
-            # are the best so far take the place of others only once they are copied.
+            # Weights that are the best so far take the place of others only once they are copied.
             "update": training
-            | activations
-            | {"gradients": trained, "best weights": trained, "AdamW": one},
+            | {"gradients": trained, "best weights": trained, "AdamW": one}
+            | {"not given back": int(RETAINED * (slack + sum(activations.values())))},
         }
     )
 

@@ -24,7 +24,10 @@ class Run:
     evaluations: Steps
 
     def end(self, name: str) -> float | None:
-        """Return the mean of a figure over the last steps, None if there is none."""
+        """Return a figure of the last evaluation; without any, its mean over the last steps."""
+        if self.evaluations:
+            last = self.evaluations[-1].get(name)
+            return None if last is None else float(last)
         some = max(1, int(PART * len(self.steps)))
         values = [step[name] for step in self.steps[-some:] if name in step]
         return sum(values) / len(values) if values else None
@@ -43,7 +46,7 @@ def dead_hinge(run: Run) -> str | None:
         return None
     return (
         f"dead hinge: {active:.0%} of pairs are within the margin at the end, so only the "
-        "cross-entropy trains: raise the margin, or stop earlier"
+        "cross-entropy trains: set a larger margin or beta, or stop earlier"
     )
 
 
@@ -65,8 +68,7 @@ def chosen_falls(run: Run) -> str | None:
         return None
     return (
         f"chosen answers fall: on held-out prompts their log-probability went down by "
-        f"{-chosen:.0f} nats: lower the learning rate, or raise the weight of the cross-entropy "
-        "(regularization)"
+        f"{-chosen:.0f} nats: lower the learning rate, or raise regularization if the loss has it"
     )
 
 
@@ -125,7 +127,7 @@ def text_failures(lengths: Mapping[str, Any], repeated: Mapping[str, Any]) -> st
     if after > REPEATED and repeated["difference"]["low"] > 0:
         return (
             f"loops: {after:.0%} of 4-grams repeat, {before:.0%} before: lower the learning rate, "
-            "or raise the weight of the cross-entropy (regularization)"
+            "or raise regularization if the loss has it"
         )
     return "no drift of length, and no loops"
 

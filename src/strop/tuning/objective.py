@@ -59,7 +59,7 @@ def preference_objective(loss: Loss, settings: Settings) -> Objective:
             for scores in scores_of(item, own, lengths, mean, loss):
                 value = loss.formula(scores, settings)
                 total = total + value
-                rows.append({"loss": float(value.detach()), **facts(scores)})
+                rows.append({"loss": float(value.detach()), **facts(scores, loss)})
                 if loss.slack:
                     open_hinges = loss.slack(scores, settings).detach() > 0
                     rows[-1]["active"] = float(open_hinges.float().mean())
@@ -106,14 +106,12 @@ def scores_of(
         )
 
 
-def facts(scores: Scores) -> Row:
+def facts(scores: Scores, loss: Loss) -> Row:
     """Return what the reading of a run needs to know of one pair, or list."""
     logps = scores.logps.detach()
-    row = {
-        "chosen": float(logps[0]),
-        "chosen_tokens": float(scores.lengths[0]),
-        "target": float(scores.target.detach()),
-    }
+    row = {"chosen": float(logps[0]), "chosen_tokens": float(scores.lengths[0])}
+    if loss.uses_target:
+        row["target"] = float(scores.target.detach())
     if len(logps) > 1:
         row |= {
             "rejected": float(logps[-1]),

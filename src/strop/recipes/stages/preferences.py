@@ -52,7 +52,7 @@ class SampleOptions:
 class RankOptions:
     """What ranks, and what is ranked."""
 
-    ranker: RankerReference
+    ranker: RankerReference  #: the output of a stage `ranker`
     samples: RowsFile  #: the output of a stage `sample`
 
 
@@ -263,6 +263,7 @@ def judge_rows(stage: Finished, several: bool) -> list[Headline]:
         ("overlap", "Overlap with references", ".3f"),
         ("tokens", "Tokens of an answer", ".1f"),
         ("repeated", "Repeated 4-grams", ".3f"),
+        ("ended", "Answers that ended by themselves", ".3f"),
     ):
         if key in m:
             before, after, change = (
