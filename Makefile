@@ -7,7 +7,7 @@ SANITIZE := .venv-sanitize
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
-  bench-engine bench-assisted bench-tuning bench-plan clean
+  bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -64,6 +64,14 @@ bench-tuning: $(VENV)/.installed $(PEERS)/.trl  ## tuning beside TRL, two hours;
 
 bench-plan: $(VENV)/.installed-dev  ## predicted and measured memory, half an hour
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-ranker: $(VENV)/.installed  ## rankers on human preferences, two hours; needs STROP_DATA
+	$(BIN)/python benchmarks/ranker.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-slic: $(VENV)/.installed  ## does SLiC-HF help, an hour and a half; needs STROP_DATA
+	$(BIN)/python benchmarks/slic.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove what was built and run, not the models in the cache
