@@ -31,8 +31,8 @@ from tables import table
 RESULTS = HERE / "results"
 MODEL = "smollm2"
 FOLDS = 2
-RATE, EPOCHS, BATCH = 3e-4, 1.0, 16
-TOKENS = 128  #: that are read of a prompt's end, and of each answer
+RATE, EPOCHS, BATCH = 1e-3, 2.0, 16
+TOKENS = 96  #: that are read of a prompt's end, and of each answer
 
 
 def fold_of(prompt: Any) -> int:
@@ -124,7 +124,7 @@ def main() -> None:
         {
             "name": "ranker",
             "title": f"Rankers on human preferences, each pair judged by one that was trained on "
-            f"other prompts ({FOLDS} folds, {EPOCHS:g} epoch)",
+            f"other prompts ({FOLDS} folds, {EPOCHS:g} epochs)",
             "machine": {"processor": facts["processor"]},
             "model": "SmolLM2-135M-Instruct, whose own linear weights sit on a 4-bit grid",
             "text": "hh-rlhf, harmless",

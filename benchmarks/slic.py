@@ -1,12 +1,12 @@
 """The SLiC-HF study: does tuning on ranked samples help, and what does it cost?
 
 SmolLM2-135M-Instruct learns to write the one line that sums up an abstract (SciTLDR; abstracts of
-at most 170 tokens). Three parts of the training set are kept apart: for SFT, for preferences, and
-for the judge. A preference is a pair of answers of the SFT model, of which the one that says more
-of the human summary (ROUGE-L) is preferred: that stands in for people's choices. From the
-preferences a pointwise ranker learns; the judge is a pairwise ranker that learned from the third
-part. For each seed, all from the same SFT model and at equal numbers of prompts:
+at most 220 tokens). Three parts of the training set are kept apart: for SFT, for preferences, and
+for the judge. A preference is the line that the authors or their readers wrote, over one that the
+SFT model wrote. From the preferences a pointwise ranker learns; the judge is a pairwise ranker that
+learned from the third part. For each seed, all from the same SFT model and for the same prompts:
 
+    more SFT      continued SFT on the human lines of the preferences
     best-of-n     continued SFT on the best of 8 samples, as the ranker says
     direct        SLiC-HF on the preferences as they are
     sample-rank   SLiC-HF on pairs of 8 samples, ranked by the ranker
@@ -52,18 +52,18 @@ from tables import table
 RESULTS = HERE / "results"
 MODEL = "smollm2"
 ASKED = "Summarize in one sentence:\n\n"
-MOST = 170  #: tokens of an abstract
+MOST = 220  #: tokens of an abstract
 SEEDS = (0, 1, 2)
-SFT, PREFERENCES, JUDGED = 256, 192, 192  #: abstracts of each part
+SFT, PREFERENCES, JUDGED = 384, 384, 384  #: abstracts of each part
 PROMPTS = 96  #: of the preferences, for each seed
-TESTED = 120  #: abstracts of the development set
-DRAWN = 4  #: answers from which a preference is made: the two whose overlap differs most
+TESTED = 128  #: abstracts of the development set
 MAX_TOKENS = 64
 HELD_OUT = 0.25  #: of the prompts of the SFT model and of both rankers
-ARMS = ("best-of-n", "direct", "sample-rank", "dpo")
-RATE = 1e-4  #: of all arms
-EPOCHS, BATCH = 2, 8  #: of all arms
-READ = RankerConfig("pointwise", prompt_tokens=256, answer_tokens=MAX_TOKENS)
+ARMS = ("more SFT", "best-of-n", "direct", "sample-rank", "dpo")
+RATE = 3e-4  #: of the SFT model and of all arms
+RANKER_RATE = 1e-3  #: of both rankers; with 3e-4 they learn next to nothing from so few pairs
+EPOCHS, BATCH = 2, 8  #: of all arms and both rankers
+READ = RankerConfig("pointwise", prompt_tokens=320, answer_tokens=MAX_TOKENS)
 
 
 def abstracts(name: str, most: int) -> list[dict[str, Any]]:
@@ -88,23 +88,18 @@ def with_completion(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def preferences(samples: Path) -> list[dict[str, Any]]:
-    """Make a preference of each row's answers: those that say most and least of the summary."""
-    found = []
-    for row in read_rows(samples / "rows.jsonl"):
-        places = entering(row)
-        scores = [rouge_l(row["candidates"][i], [row["reference"]]) for i in places]
-        if len(places) < 2 or max(scores) == min(scores):
-            continue
-        best, worst = places[int(np.argmax(scores))], places[int(np.argmin(scores))]
-        found.append(
-            {
-                "prompt": row["prompt"],
-                "chosen": row["candidates"][best],
-                "rejected": row["candidates"][worst],
-                "reference": row["reference"],
-            }
-        )
-    return found
+    """Prefer the human line over the one that was drawn, where they differ."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["reference"],
+            "rejected": row["candidates"][place],
+            "reference": row["reference"],
+        }
+        for row in read_rows(samples / "rows.jsonl")
+        for place in entering(row)
+        if row["candidates"][place] != row["reference"]
+    ]
 
 
 def config(rate: float, epochs: float, seed: int, held_out: float) -> TuneConfig:
@@ -128,23 +123,17 @@ def prepared(place: Path) -> None:
     tests = abstracts("dev", MOST)[:TESTED]
     written(place / "tests.jsonl", with_completion(tests))
     written(place / "summaries.jsonl", tests)
-    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(3e-4, 1, 0, HELD_OUT))
+    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(RATE, 1, 0, HELD_OUT))
     for name in ("preferences", "judge"):
-        drawn = SampleConfig(DRAWN, max_tokens=MAX_TOKENS)
-        sample(str(place / "sft"), place / f"{name}.jsonl", place / f"{name}-samples", drawn)
+        one = SampleConfig(1, max_tokens=MAX_TOKENS)
+        sample(str(place / "sft"), place / f"{name}.jsonl", place / f"{name}-samples", one)
         rows = preferences(place / f"{name}-samples")
         written(place / f"{name}-pairs.jsonl", rows)
-    tune_ranker(
-        MODEL,
-        place / "preferences-pairs.jsonl",
-        place / "ranker",
-        READ,
-        config(3e-4, 1, 0, HELD_OUT),
-    )
-    reads = replace(READ, kind="pairwise")
-    tune_ranker(
-        MODEL, place / "judge-pairs.jsonl", place / "judge", reads, config(3e-4, 1, 0, HELD_OUT)
-    )
+    reading = config(RANKER_RATE, EPOCHS, 0, HELD_OUT)
+    known = place / "preferences-pairs.jsonl"
+    tune_ranker(MODEL, known, place / "ranker", READ, reading)
+    both = replace(READ, kind="pairwise")
+    tune_ranker(MODEL, place / "judge-pairs.jsonl", place / "judge", both, reading)
     answers(place / "sft", place)
 
 
@@ -171,6 +160,8 @@ def one_seed(place: Path, seed: int) -> None:
     pairs([here / "ranked"], here / "pairs", PairsConfig(0.0, seed=seed))
     pairs([here / "ranked"], here / "best", PairsConfig(0.0, "best", seed=seed))
     settings = config(RATE, EPOCHS, seed, 0.0)
+    human = [{"prompt": row["prompt"], "completion": row["reference"]} for row in read_rows(direct)]
+    tune_sft(sft, written(here / "human.jsonl", human), here / "more SFT", settings)
     tune_preference(sft, [here / "best"], here / "best-of-n", "best-of-n", None, settings)
     tune_preference(sft, [direct], here / "direct", "slic", None, settings)
     tune_preference(sft, [here / "pairs"], here / "sample-rank", "slic", None, settings)
@@ -287,6 +278,7 @@ def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
     rloo["ranked"] = EPOCHS * padded
     best = trained(here / "best" / "rows.jsonl", "best-of-n")
     return [
+        row("more SFT", 0, 0, trained(here / "direct.jsonl", "best-of-n"), ["more SFT"]),
         row("best-of-n", shared, shared, best, [*before, "best-of-n"]),
         row("direct", 0, 0, trained(here / "direct.jsonl", "slic"), ["direct"]),
         row("sample-rank", shared, shared, trained(pairs_file, "slic"), [*before, "sample-rank"]),
@@ -331,7 +323,7 @@ def main() -> None:
         RESULTS / "slic.json",
         {
             "name": "slic",
-            "title": f"Summaries by four ways of tuning against their SFT model, means over "
+            "title": f"Summaries by five ways of tuning against their SFT model, means over "
             f"{len(seeds)} seeds with 95% intervals over prompts; {right(rankers, 'judge')}, "
             f"{right(rankers, 'ranker')}",
             **common,

@@ -1,11 +1,13 @@
 """Tuning on preferences beside TRL: seconds a pair, and peak memory.
 
-One preference pair a step, SmolLM2-135M-Instruct, LoRA of rank 8 on all seven linear layers, AdamW,
-float32; pairs of 350 + 40 + 40 and of 150 + 250 + 250 tokens; one thread and two. Every run is a
-process of its own, in which the first steps are not counted; runs take turns. TRL's defaults
-compute in bfloat16, which processors without instructions for it take minutes a pair for: they are
-run for one step, once. Needs .venv-peers with TRL and $STROP_DATA; rounds are kept in runs/tuning.
-Writes benchmarks/results/tuning_*.json.
+One preference pair a step, SmolLM2-135M-Instruct, LoRA of rank 8 on all seven linear layers, AdamW;
+pairs of 350 + 40 + 40 and of 150 + 250 + 250 tokens; one thread and two. Like is compared with
+like: float32 with float32, and where bfloat16 is faster (a processor with instructions for it),
+bfloat16 with bfloat16 as well. TRL's defaults compute in bfloat16 everywhere; they are compared
+with ours in the type that ours chooses here, and run for one step, once, where they take minutes a
+pair. Every run is a process of its own, in which the first steps are not counted; runs take turns.
+Needs .venv-peers with TRL and $STROP_DATA; rounds are kept in runs/tuning. Writes
+benchmarks/results/tuning_*.json.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +33,7 @@ from strop.data import make_directory, write_json
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
 from strop.stats import bootstrap
+from strop.training.fitting import fastest_type
 from tables import table
 from tuning_pairs import write_pairs
 
@@ -38,31 +42,66 @@ SHAPES = {"350+40": (350, 40), "150+250": (150, 250)}  #: tokens of prompt and o
 THREADS = (1, 2)
 STEPS = 4  #: of a run that are counted
 ATTEMPTS = 2  #: at a quiet round
-OURS = ("slic", "dpo")
 TUNED = "trl dpo-tuned"
-#: name -> steps that are counted
-PEER_KINDS = {"dpo-tuned": STEPS, "cpo-hinge": STEPS, "rloo": 2}
-SLOW = {"dpo-default": 1}
 WORDS = {
     "strop slic": "strop, SLiC-HF",
     "strop dpo": "strop, DPO with cached reference",
-    "trl dpo-tuned": "TRL DPO, float32, no checkpointing, cached reference",
+    "trl dpo-tuned": "TRL DPO, no checkpointing, cached reference",
     "trl cpo-hinge": "TRL CPO, hinge with cross-entropy",
     "trl rloo": "TRL RLOO, which writes its 2 answers as well",
     "trl dpo-default": "TRL DPO, its defaults",
 }
 
 
-def one_run(who: str, kind: str, pairs: Path, steps: int, threads: int) -> Row:
+class Kind(NamedTuple):
+    """Something that is run, and what of ours it is compared with."""
+
+    name: str
+    dtype: str
+    beside: str
+    beside_dtype: str
+    steps: int = STEPS  #: that are counted
+
+    @property
+    def key(self) -> str:
+        """Return the name in a row."""
+        return f"{self.name} {self.dtype}"
+
+    @property
+    def other(self) -> str:
+        """Return the name in a row of what it is compared with."""
+        return f"{self.beside} {self.beside_dtype}"
+
+
+def kinds(chosen: str) -> tuple[list[Kind], list[Kind]]:
+    """Return what runs in every round, and what runs once, where ours chooses a type."""
+    pairs = {
+        "strop slic": "strop slic",
+        "strop dpo": "strop dpo",
+        "trl dpo-tuned": "strop dpo",
+        "trl cpo-hinge": "strop slic",
+    }
+    types = dict.fromkeys(("float32", chosen))
+    often = [Kind(name, dtype, ours, dtype) for dtype in types for name, ours in pairs.items()]
+    often.append(Kind("trl rloo", "float32", "strop slic", "float32", 2))
+    default = Kind("trl dpo-default", "bfloat16", "strop dpo", chosen)
+    if chosen == "bfloat16":
+        return [*often, default], []
+    once = default._replace(steps=1), Kind("strop dpo", chosen, "strop dpo", chosen)
+    return often, list(once)
+
+
+def one_run(kind: Kind, pairs: Path, threads: int) -> Row:
     """Train in a process of its own; return the seconds of its steps, and its peak memory."""
+    who, loss = kind.name.split()
     ours = who == "strop"
     python = sys.executable if ours else str(PEERS)
     script = "tuning_worker.py" if ours else "tuning_trl.py"
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [
-                *(python, str(HERE / script), kind, str(resolve("smollm2")), str(pairs)),
-                *(str(steps), str(threads), folder),
+                *(python, str(HERE / script), loss, kind.dtype, str(resolve("smollm2"))),
+                *(str(pairs), str(kind.steps), str(threads), folder),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,83 +116,90 @@ def one_run(who: str, kind: str, pairs: Path, steps: int, threads: int) -> Row:
             children.discard(process.pid)
     found = [line for line in output.splitlines() if line.startswith("RESULT ")]
     if process.returncode or not found:
-        raise SystemExit(f"{who} {kind} failed: {errors[-2000:]}")
+        raise SystemExit(f"{kind.key} failed: {errors[-2000:]}")
     row: Row = json.loads(found[0].removeprefix("RESULT "))
-    row["seconds"] = row["seconds"][-steps:]
+    row["seconds"] = row["seconds"][-kind.steps :]
     return row
 
 
-def measure(pairs: Path, threads: int, number: int) -> Row:
-    """Run everything that is fast enough once, in an order that changes from round to round."""
-    runs = [("strop", kind, STEPS) for kind in OURS]
-    runs += [("trl", kind, steps) for kind, steps in PEER_KINDS.items()]
-    turned = runs[number % len(runs) :] + runs[: number % len(runs)]
-    return {
-        f"{who} {kind}": one_run(who, kind, pairs, steps, threads) for who, kind, steps in turned
-    }
+def measure(kinds: Sequence[Kind], pairs: Path, threads: int, number: int) -> Row:
+    """Run everything once, in an order that changes from round to round."""
+    first = number * 4 % len(kinds)
+    turned = [*kinds[first:], *kinds[:first]]
+    return {kind.key: one_run(kind, pairs, threads) for kind in turned}
 
 
-def measure_slow(pairs: Path, threads: int) -> Row:
-    """Run TRL's defaults once, and ours beside it."""
-    slow = {f"trl {kind}": one_run("trl", kind, pairs, n, threads) for kind, n in SLOW.items()}
-    return slow | {"strop dpo": one_run("strop", "dpo", pairs, STEPS, threads)}
-
-
-def seconds(rows: Sequence[Row], name: str) -> np.ndarray:
+def seconds(rows: Sequence[Row], key: str) -> np.ndarray:
     """Return the median seconds a pair of each round."""
-    return np.array([np.median(row[name]["seconds"]) for row in rows])
+    return np.array([np.median(row[key]["seconds"]) for row in rows])
 
 
-def peak(rows: Sequence[Row], name: str) -> float:
+def peak(rows: Sequence[Row], key: str) -> float:
     """Return the median peak memory in GB."""
-    return float(np.median([row[name]["peak_bytes"] for row in rows])) / 1e9
+    return float(np.median([row[key]["peak_bytes"] for row in rows])) / 1e9
 
 
-def table_rows(shape: str, threads: int, rows: Sequence[Row], slow: Sequence[Row]) -> list[Row]:
+class Cell(NamedTuple):
+    """The rounds of one shape with a number of threads."""
+
+    shape: str
+    threads: int
+    kinds: tuple[list[Kind], list[Kind]]
+    rows: tuple[list[Row], list[Row]]  #: of the former, and of the latter
+
+    def each(self) -> Iterator[tuple[Kind, list[Row]]]:
+        """Return what was run, with its rounds, in the order of the table."""
+        for kinds, rows in zip(self.kinds, self.rows, strict=True):
+            yield from ((kind, rows) for kind in kinds if rows)
+
+
+def table_rows(cell: Cell) -> Iterator[Row]:
     """Return the rows of the table for one cell."""
-    found = []
-    for name, words in WORDS.items():
-        own = slow if name == "trl dpo-default" else rows
-        beside = "strop dpo" if "dpo" in name else "strop slic"
-        ratios = seconds(own, name) / seconds(own, beside)
+    seen = set()
+    for kind, rows in cell.each():
+        if kind.key in seen:  # ours beside what is run once
+            continue
+        seen.add(kind.key)
+        ratios = seconds(rows, kind.key) / seconds(rows, kind.other)
         ratio: Any = float(np.median(ratios))
         if len(ratios) > 1:
             ratio = bootstrap(ratios, lambda some: np.median(some, axis=-1)).to_json()
-        found.append(
-            {
-                "trainer": words,
-                "tokens": shape,
-                "threads": threads,
-                "seconds a pair": float(np.median(seconds(own, name))),
-                "times ours": ratio,
-                "peak GB": peak(own, name),
-                "rounds": len(own),
-            }
+        yield {
+            "trainer": WORDS[kind.name],
+            "type": kind.dtype,
+            "tokens": cell.shape,
+            "threads": cell.threads,
+            "seconds a pair": float(np.median(seconds(rows, kind.key))),
+            "times ours": "" if kind.key == kind.other else ratio,
+            "peak GB": peak(rows, kind.key),
+            "of which ours": peak(rows, kind.other) / peak(rows, kind.key),
+            "rounds": len(rows),
+        }
+
+
+def claims(cells: Sequence[Cell]) -> dict[str, float]:
+    """Return the keys of the RESULT line: the worst over threads, and over types."""
+    every = [(cell, kind, rows) for cell in cells for kind, rows in cell.each()]
+
+    def ratio(name: str, *shapes: str) -> float:
+        return min(
+            float(np.median(seconds(rows, kind.key) / seconds(rows, kind.other)))
+            for cell, kind, rows in every
+            if kind.name == name and cell.shape in shapes
         )
-    return found
 
-
-def claims(cells: dict[tuple[str, int], tuple[list[Row], list[Row]]]) -> dict[str, float]:
-    """Return the keys of the RESULT line: the worst over one thread and two."""
-
-    def ratio(shape: str, name: str, ours: str) -> float:
-        values = []
-        for (found, _), (rows, slow) in cells.items():
-            own = slow if name in slow[0] and name not in rows[0] else rows
-            if found == shape:
-                values.append(float(np.median(seconds(own, name) / seconds(own, ours))))
-        return min(values)
-
-    def memory(shape: str) -> float:
-        parts = [rows for (found, _), (rows, _) in cells.items() if found == shape]
-        return max(peak(rows, "strop slic") / peak(rows, TUNED) for rows in parts)
-
+    long_prompt, long_completion = SHAPES
     return {
-        "vs_trl_tuned_long_prompt": ratio("350+40", TUNED, "strop slic"),
-        "vs_trl_tuned_long_completion": ratio("150+250", TUNED, "strop slic"),
-        "rss_vs_trl_tuned": max(map(memory, SHAPES)),
-        "vs_trl_default": min(ratio(shape, "trl dpo-default", "strop dpo") for shape in SHAPES),
-        "vs_trl_cpo_hinge": min(ratio(shape, "trl cpo-hinge", "strop slic") for shape in SHAPES),
+        "vs_trl_tuned_long_prompt": ratio(TUNED, long_prompt),
+        "vs_trl_tuned_long_completion": ratio(TUNED, long_completion),
+        "rss_vs_trl_tuned": max(
+            peak(rows, kind.other) / peak(rows, kind.key)
+            for _, kind, rows in every
+            if kind.name == TUNED
+        ),
+        "vs_trl_default": ratio("trl dpo-default", long_prompt),
+        "vs_trl_default_long_completion": ratio("trl dpo-default", long_completion),
+        "vs_trl_cpo_hinge": ratio("trl cpo-hinge", *SHAPES),
     }
 
 
@@ -167,32 +213,31 @@ def main() -> None:
     make_directory(arguments.output)
     text = (Path(os.environ["STROP_DATA"]) / "wikitext2_valid.txt").read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_directory(resolve("smollm2"))
-    cells: dict[tuple[str, int], tuple[list[Row], list[Row]]] = {}
+    chosen = fastest_type(resolve("smollm2"))
+    often, once = kinds(chosen)
+    cells = []
     for shape, (prompt, answer) in SHAPES.items():
         pairs = arguments.output / f"{shape}.jsonl"
         if not pairs.exists():
             write_pairs(tokenizer, text, prompt, answer, pairs)
         for threads in THREADS:
-            kept = arguments.output / f"{shape}-{threads}"
+            place = arguments.output / f"{shape}-{threads}-{chosen}"
             rows = rounds(
-                kept.with_suffix(".json"),
+                place.with_suffix(".json"),
                 arguments.rounds,
-                lambda number, pairs=pairs, threads=threads: measure(pairs, threads, number),
+                partial(measure, often, pairs, threads),
             )
-            slow = rounds(
-                Path(f"{kept}-slow.json"),
-                1,
-                lambda _, pairs=pairs, threads=threads: measure_slow(pairs, threads),
-            )
-            cells[shape, threads] = rows, slow
+            last = Path(f"{place}-once.json")
+            slow = rounds(last, 1, partial(measure, once, pairs, threads)) if once else []
+            cells.append(Cell(shape, threads, (often, once), (rows, slow)))
     write_results(cells)
 
 
-def write_results(cells: dict[tuple[str, int], tuple[list[Row], list[Row]]]) -> None:
+def write_results(cells: Sequence[Cell]) -> None:
     """Write the result file, and print the table and the claims."""
     facts = environment()
     level = "avx512" if "avx512f" in facts["instruction_sets"] else "avx2"
-    others = max(row["others"] for rows, slow in cells.values() for row in [*rows, *slow])
+    others = max(row["others"] for cell in cells for rows in cell.rows for row in rows)
     machine = {
         "processor": facts["processor"],
         "instructions": " ".join(facts["instruction_sets"]),
@@ -204,11 +249,7 @@ def write_results(cells: dict[tuple[str, int], tuple[list[Row], list[Row]]]) -> 
         f"95% intervals (other processes took up to {others:.0%} of the machine)",
         "machine": machine,
         "model": "SmolLM2-135M-Instruct",
-        "rows": [
-            row
-            for (shape, threads), (rows, slow) in cells.items()
-            for row in table_rows(shape, threads, rows, slow)
-        ],
+        "rows": [row for cell in cells for row in table_rows(cell)],
     }
     write_json(RESULTS / f"tuning_{level}.json", result)
     found = claims(cells)

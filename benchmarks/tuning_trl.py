@@ -1,6 +1,6 @@
 """Time one of TRL's trainers; runs in the peers' environment.
 
-tuning_trl.py KIND MODEL PAIRS STEPS THREADS FOLDER
+tuning_trl.py KIND TYPE MODEL PAIRS STEPS THREADS FOLDER
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-FAST = {"bf16": False, "gradient_checkpointing": False}
 
-
-def trainer(kind: str, common: dict[str, Any], given: dict[str, Any], completion: int) -> Any:
+def trainer(
+    kind: str, dtype: str, common: dict[str, Any], given: dict[str, Any], completion: int
+) -> Any:
     """Build a trainer: with its defaults, or tuned for a CPU."""
     from trl import DPOConfig, DPOTrainer, RLOOConfig, RLOOTrainer
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     if kind == "dpo-default":
         return DPOTrainer(args=DPOConfig(**common), **given)
+    fast = {"bf16": dtype == "bfloat16", "gradient_checkpointing": False}
     if kind == "dpo-tuned":
-        config = DPOConfig(**common, **FAST, precompute_ref_log_probs=True)
+        config = DPOConfig(**common, **fast, precompute_ref_log_probs=True)
         return DPOTrainer(args=config, **given)
     if kind == "cpo-hinge":
-        config = CPOConfig(**common, **FAST, loss_type="hinge", cpo_alpha=1.0)
+        config = CPOConfig(**common, **fast, loss_type="hinge", cpo_alpha=1.0)
         return CPOTrainer(args=config, **given)
     assert kind == "rloo"
     common = common | {"per_device_train_batch_size": 2}  # both answers to one prompt
-    config = RLOOConfig(**common, **FAST, num_generations=2, max_completion_length=completion)
+    config = RLOOConfig(**common, **fast, num_generations=2, max_completion_length=completion)
     given["train_dataset"] = given["train_dataset"].remove_columns(["chosen", "rejected"])
     return RLOOTrainer(
         args=config,
@@ -56,7 +57,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def main() -> None:
-    kind, model, pairs, steps, threads, folder = sys.argv[1:]
+    kind, dtype, model, pairs, steps, threads, folder = sys.argv[1:]
     torch.set_num_threads(int(threads))
     rows = [json.loads(line) for line in Path(pairs).read_text(encoding="utf-8").splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -75,7 +76,8 @@ def main() -> None:
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    held = "float32" if kind == "dpo-default" else dtype
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, held))
     given = {
         "model": network,
         "processing_class": tokenizer,
@@ -85,7 +87,7 @@ def main() -> None:
         ),
         "callbacks": [clock],
     }
-    trainer(kind, common, given, completion).train()
+    trainer(kind, dtype, common, given, completion).train()
     seconds = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print("RESULT " + json.dumps({"seconds": seconds, "peak_bytes": peak}))

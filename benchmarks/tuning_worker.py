@@ -1,6 +1,6 @@
 """Time our trainer.
 
-tuning_worker.py LOSS MODEL PAIRS STEPS THREADS FOLDER
+tuning_worker.py LOSS TYPE MODEL PAIRS STEPS THREADS FOLDER
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from strop.tuning.objective import Candidates, preference_objective
 
 
 def main() -> None:
-    loss, model, pairs, steps, threads, folder = sys.argv[1:]
+    loss, dtype, model, pairs, steps, threads, folder = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    trainee = open_trainee(model, NetworkConfig(rank=8, alpha=16.0))
+    trainee = open_trainee(model, NetworkConfig(rank=8, alpha=16.0, dtype=dtype))
     tokenizer = trainee.source.tokenizer
     end = tokenizer.encode("<|im_end|>", special=False)
     rows = [json.loads(line) for line in Path(pairs).read_text(encoding="utf-8").splitlines()]

@@ -105,8 +105,8 @@ def test_parts_by_hand(facts: ModelFacts) -> None:
     assert (lengths.group, lengths.tokens, lengths.scored, lengths.longest) == (20, 60, 30, 15)
     # Two norms (input and a root), their results, the MLP, and A x of seven matrices.
     assert kept(a, Setting(), lengths) == 60 * 4 * (2 * 65 + 2 * 64 + 4 * 128 + 7 * 8)
-    # q, k, v, out twice, a sum for each head; keys and values of second completions.
-    assert attention_kept(a, Setting(), lengths) == 60 * 4 * (5 * 64 + 4) + 3 * 15 * 4 * 2 * 64
+    # Queries and what came out of four heads, keys and values of two.
+    assert attention_kept(a, Setting(), lengths) == 60 * 4 * (2 * 64 + 2 * 32)
     rows = a.vocabulary
     assert head(facts, Setting(), lengths) == 30 * rows * 8 + 30 * 64 * 4
     packed = packed_as(facts, "bfp8")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.training.networks import llama, qwen_with_window, some_groups
 
+from strop.training import attention
 from strop.training.lora import adapters, add_lora
 from strop.training.scoring import ROWS, completion_logps, token_logps
 from strop.training.sequences import Group, filled, lay_out
@@ -42,8 +43,12 @@ def gradients(network: Any, logps: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
+@pytest.mark.parametrize("block", [3, attention.BLOCK])
 @pytest.mark.parametrize("kind", ["lora", "full", "window", "checkpointing"])
-def test_shared_prompts_equal_the_padded_batch(kind: str) -> None:
+def test_shared_prompts_equal_the_padded_batch(
+    kind: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
     network = qwen_with_window(4) if kind == "window" else llama(tied=kind != "full")
     if kind != "full":
         add_lora(network, 4, 8.0)

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strop.blockfp import dequantize, get_format, quantize
-from strop.errors import StropFailure
-from strop.models.memory import ModelFacts, Peak, gigabytes, nothing_fits, packed_as
+from strop.errors import StropError, StropFailure
+from strop.models.memory import ModelFacts, Peak, gigabytes, nothing_fits, packed_as, read_facts
 from strop.training.memory import RANK, Lengths, linear_shapes, trained_weights, tuning_peak
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ TYPES = ("float32", "bfloat16")  #: that weights may be held in
 PRODUCT = 1e8  #: multiplications of a product that is timed
 TURNS, PROBE = 12, 0.4  #: turns, and seconds after which there are no more
 SHARE = 0.8  #: of the available memory that the trainer may take
-STEP = 1.3  #: times its matrix products that a pass takes, measured with SmolLM2
+#: times its matrix products that a pass takes, measured with SmolLM2
+STEP = {"float32": 1.3, "bfloat16": 2.2}
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,18 @@ def probed(facts: ModelFacts) -> Speeds | None:
     return Speeds(products, weight.shape[0] * a.hidden / took["dequantize"])
 
 
+def fastest_type(directory: Path) -> str:
+    """Return the type in which a model's matrices are multiplied fastest here.
+
+    It is float32 where the sizes of the matrices are not known.
+    """
+    try:
+        speeds = probed(read_facts(directory))
+    except StropError:
+        return "float32"
+    return max(speeds.products, key=speeds.products.__getitem__) if speeds else "float32"
+
+
 def shortest(work: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     """Return the shortest time of each of some calls, which take turns on a machine that is busy.
 
@@ -158,7 +172,7 @@ def step_seconds(facts: ModelFacts, setting: Setting, lengths: Lengths, speeds: 
     products = units * (lengths.group * weights + attention) + lengths.group * adapters
     scored = lengths.completions * lengths.completion
     products += (2 if setting.rank else 3) * scored * a.hidden * a.vocabulary
-    seconds = STEP * products / speeds.products[setting.dtype]
+    seconds = STEP[setting.dtype] * products / speeds.products[setting.dtype]
     if facts.packed:
         matrices = units * weights + facts.head.size
         seconds += matrices / lengths.groups / speeds.dequantized

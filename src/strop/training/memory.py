@@ -180,12 +180,9 @@ def kept(a: Architecture, held: Held, lengths: Lengths) -> int:
 
 def attention_kept(a: Architecture, held: Held, lengths: Lengths) -> int:
     """Return the bytes that the attention of a layer keeps."""
-    width, queries = WIDTHS[held.dtype], a.heads * a.head_dim
-    # Queries, keys and values for each head, what came out of each part, and all of it together.
-    whole = lengths.tokens * (5 * width * queries + FLOAT * a.heads)
-    # Each completion but the first sees keys and values of the prompt in a copy with its own.
-    again = lengths.groups * (lengths.completions - 1) * lengths.longest
-    return whole + again * 2 * width * queries
+    # Queries, keys, values, and what came out, which is also the input of the next matrix.
+    numbers = 2 * a.head_dim * (a.heads + a.kv_heads)
+    return lengths.tokens * WIDTHS[held.dtype] * numbers
 
 
 def share_lost(facts: ModelFacts, held: Held) -> float:
@@ -199,8 +196,7 @@ def head(facts: ModelFacts, held: Held, lengths: Lengths) -> int:
     """Return the bytes that finding log-probabilities takes for a moment, and the slopes."""
     a, width = facts.architecture, WIDTHS[held.dtype]
     rows = min(ROWS, lengths.scored)
-    # Logits and their exponentials in float32; in another type, the logits in that as well.
-    logits = rows * a.vocabulary * (2 * FLOAT + (width if width != FLOAT else 0))
+    logits = rows * a.vocabulary * 2 * FLOAT  # with their logarithms of probabilities
     plain = facts.head.size * (FLOAT + (width if width != FLOAT else 0))
     return logits + lengths.scored * a.hidden * width + (plain if facts.head.format else 0)
 

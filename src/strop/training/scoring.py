@@ -29,13 +29,11 @@ class FrozenHead(torch.autograd.Function):  # type: ignore[misc]
         wanted = ctx.needs_input_grad[0]
         found, slopes = [], []
         for rows, ids in zip(states.split(ROWS), targets.split(ROWS), strict=True):
-            logits = linear(rows, weight).float()
-            totals = logits.logsumexp(-1, keepdim=True)
-            found.append(logits.gather(1, ids[:, None]).sub_(totals)[:, 0])
+            logps = linear(rows, weight).float().log_softmax(-1)
+            found.append(logps.gather(1, ids[:, None])[:, 0])
             if wanted:
-                pull = logits.sub_(totals).exp_().neg_()
-                pull.scatter_add_(1, ids[:, None], torch.ones_like(totals))
-                slopes.append(pull.to(weight.dtype) @ weight)
+                shares = logps.exp_().to(weight.dtype)
+                slopes.append(torch.addmm(weight[ids], shares, weight, alpha=-1))
         if wanted:
             ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(found)

@@ -68,11 +68,6 @@ class Layout:
                 rows.append(at - 1)
         return torch.tensor(rows, device=self.tokens.device)
 
-    @cached_property
-    def masks(self) -> dict[tuple[int, int, int | None], torch.Tensor]:
-        """Return a place for masks that all layers share: by prompt, completion and window."""
-        return {}
-
 
 def lay_out(groups: Iterable[Group], device: torch.device | str = "cpu") -> Layout:
     """Put groups end to end."""

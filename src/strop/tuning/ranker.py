@@ -21,8 +21,9 @@ from strop.console import progress
 from strop.data import Prompt, read_json, write_json
 from strop.decoding.cache import common_prefix
 from strop.errors import StropError, unknown_name
+from strop.training.fitting import fastest_type
 from strop.training.loop import ROOM, Objective, Row
-from strop.training.network import Source, open_trainee
+from strop.training.network import NetworkConfig, Source, open_source, open_trainee
 from strop.training.scoring import last_states
 from strop.training.sequences import Group, Tokens, filled, lay_out
 from strop.tuning.origins import RANKER
@@ -116,7 +117,7 @@ class Reader:
         layout = lay_out([item.group for item in items], network.device)
         states = last_states(network, layout).index_select(0, layout.ends)
         first, second = label_rows(network, self.labels)
-        margins: torch.Tensor = (states @ (first - second).to(states.dtype)).float()
+        margins: torch.Tensor = states.float() @ (first.float() - second.float())
         return margins
 
 
@@ -168,7 +169,8 @@ class Ranker:
             self.config = RankerConfig(**found)
         except TypeError as error:
             raise StropError(f"{directory / RANKER}: not of a ranker") from error
-        trainee = open_trainee(str(directory))
+        source = open_source(str(directory))
+        trainee = open_trainee(source, NetworkConfig(dtype=fastest_type(source.directory)))
         self.network = trainee.network
         self.reader = Reader(trainee.source, self.config)
         self.room = room

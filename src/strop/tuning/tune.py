@@ -45,7 +45,8 @@ from strop.tuning.ranker import (
 from strop.tuning.reference import reference_logps
 from strop.tuning.stage import REJECTED, Facts, rows_path, run_stage
 
-SFT_RATE = RANKER_RATE = 2e-4  #: learning rates to start from, with adapters
+SFT_RATE = 2e-4  #: learning rate to start from, with adapters
+RANKER_RATE = 1e-3  #: with 3e-4, 288 pairs taught a ranker next to nothing; with this, 82% (n = 56)
 
 
 def tune_sft(
