@@ -1,14 +1,14 @@
 """The SLiC-HF study: does tuning on ranked samples help, and what does it cost?
 
 SmolLM2-135M-Instruct learns to write the one line that sums up an abstract (SciTLDR; abstracts of
-at most 220 tokens). Three parts of the training set are kept apart: for SFT, for preferences, and
-for the judge. A preference is the line that the authors or their readers wrote, over one that the
-SFT model wrote. From the preferences a pointwise ranker learns; the judge is a pairwise ranker that
-learned from the third part. For each seed, all from the same SFT model and for the same prompts:
+at most 220 tokens). The training set is cut into four parts: for SFT, for the ranker, for the
+judge, and for tuning. A preference is the human line over one that the SFT model wrote. A pointwise
+ranker learns from those of its part, and the judge, a pairwise one, from those of its own; each is
+tried on the other's. For each seed, all from the same SFT model and for the same prompts:
 
-    more SFT      continued SFT on the human lines of the preferences
+    more SFT      continued SFT on the human lines
     best-of-n     continued SFT on the best of 8 samples, as the ranker says
-    direct        SLiC-HF on the preferences as they are
+    direct        SLiC-HF on preferences as they are
     sample-rank   SLiC-HF on pairs of 8 samples, ranked by the ranker
     dpo           DPO on the same pairs
 
@@ -24,6 +24,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from strop.console import say
 from strop.data import read_json, read_preferences, read_rows, write_json, write_rows
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
-from strop.stats import bootstrap
+from strop.stats import Interval, bootstrap, wilson
 from strop.training.loop import TrainingConfig
 from strop.tuning.encode import prompt_ids
 from strop.tuning.fit import TuneConfig
@@ -44,7 +45,7 @@ from strop.tuning.losses import LOSSES
 from strop.tuning.overlap import rouge_l
 from strop.tuning.pairs import PairsConfig, pairs
 from strop.tuning.rank import entering, rank
-from strop.tuning.ranker import RankerConfig
+from strop.tuning.ranker import Ranker, RankerConfig
 from strop.tuning.sample import SampleConfig, sample
 from strop.tuning.tune import tune_preference, tune_ranker, tune_sft
 from tables import table
@@ -54,14 +55,16 @@ MODEL = "smollm2"
 ASKED = "Summarize in one sentence:\n\n"
 MOST = 220  #: tokens of an abstract
 SEEDS = (0, 1, 2)
-SFT, PREFERENCES, JUDGED = 384, 384, 384  #: abstracts of each part
-PROMPTS = 96  #: of the preferences, for each seed
+PART = 384  #: abstracts for SFT, for the ranker and for the judge; 128 are left for tuning
+PROMPTS = 96  #: of those, for each seed
 TESTED = 128  #: abstracts of the development set
+DRAWN = 8  #: answers to each prompt, which are ranked
 MAX_TOKENS = 64
 HELD_OUT = 0.25  #: of the prompts of the SFT model and of both rankers
+PARTS = ("sft", "preferences", "judge", "tuning")  #: of the training set
 ARMS = ("more SFT", "best-of-n", "direct", "sample-rank", "dpo")
 RATE = 3e-4  #: of the SFT model and of all arms
-RANKER_RATE = 1e-3  #: of both rankers; with 3e-4 they learn next to nothing from so few pairs
+RANKER_RATE = 1e-3  #: of both rankers
 EPOCHS, BATCH = 2, 8  #: of all arms and both rankers
 READ = RankerConfig("pointwise", prompt_tokens=320, answer_tokens=MAX_TOKENS)
 
@@ -103,7 +106,7 @@ def preferences(samples: Path) -> list[dict[str, Any]]:
 
 
 def config(rate: float, epochs: float, seed: int, held_out: float) -> TuneConfig:
-    """Return the settings of a run. Without `patience` nothing is chosen by held-out prompts."""
+    """Return the settings of a run."""
     training = TrainingConfig(learning_rate=rate, epochs=epochs, batch=BATCH, seed=seed)
     return TuneConfig(training=training, held_out=held_out)
 
@@ -113,28 +116,60 @@ def prepared(place: Path) -> None:
     train = abstracts("train", MOST)
     order = np.random.default_rng(0).permutation(len(train))
     chosen = [train[index] for index in order]
-    parts = {
-        "sft": chosen[:SFT],
-        "preferences": chosen[SFT : SFT + PREFERENCES],
-        "judge": chosen[SFT + PREFERENCES : SFT + PREFERENCES + JUDGED],
-    }
+    cuts = zip(PARTS, (chosen[at : at + PART] for at in range(0, len(chosen), PART)), strict=True)
+    parts = dict(cuts)
     for name, rows in parts.items():
         written(place / f"{name}.jsonl", with_completion(rows))
     tests = abstracts("dev", MOST)[:TESTED]
     written(place / "tests.jsonl", with_completion(tests))
     written(place / "summaries.jsonl", tests)
     tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(RATE, 1, 0, HELD_OUT))
-    for name in ("preferences", "judge"):
+    for name in PARTS[1:]:
         one = SampleConfig(1, max_tokens=MAX_TOKENS)
         sample(str(place / "sft"), place / f"{name}.jsonl", place / f"{name}-samples", one)
         rows = preferences(place / f"{name}-samples")
         written(place / f"{name}-pairs.jsonl", rows)
     reading = config(RANKER_RATE, EPOCHS, 0, HELD_OUT)
-    known = place / "preferences-pairs.jsonl"
-    tune_ranker(MODEL, known, place / "ranker", READ, reading)
+    known = {name: place / f"{name}-pairs.jsonl" for name in ("preferences", "judge")}
+    tune_ranker(MODEL, known["preferences"], place / "ranker", READ, reading)
     both = replace(READ, kind="pairwise")
-    tune_ranker(MODEL, place / "judge-pairs.jsonl", place / "judge", both, reading)
+    tune_ranker(MODEL, known["judge"], place / "judge", both, reading)
+    for name, other in (("ranker", "judge"), ("judge", "preferences")):
+        kept = place / f"{name}-right.json"
+        if not kept.exists():
+            write_json(kept, right(place / name, known[other]).to_json())
     answers(place / "sft", place)
+
+
+def right(ranker: Path, pairs: Path) -> Interval:
+    """Return how often a ranker is right on pairs that it was not trained on."""
+    reads = Ranker(ranker)
+    rows = read_rows(pairs)
+    if reads.config.kind == "pairwise":
+        found = reads.prefer([(row["prompt"], row["chosen"], row["rejected"]) for row in rows])
+    else:
+        asked = [(row["prompt"], (row["chosen"], row["rejected"])) for row in rows]
+        found = [0.5 + (a - b) / 2 for a, b in reads.scores(asked)]
+    return wilson(sum((one > 0.5) + 0.5 * (one == 0.5) for one in found), len(found))
+
+
+def agreement(place: Path, seeds: Sequence[int]) -> Interval:
+    """Return how often the ranker and ROUGE-L prefer the same of two samples, mean by prompt.
+
+    Pairs of equal ROUGE-L, or that the ranker cannot tell apart, are not counted.
+    """
+    shares: dict[str, list[float]] = {}
+    for seed in seeds:
+        for row in read_rows(place / f"seed-{seed}" / "ranked" / "rows.jsonl"):
+            places = entering(row)
+            overlap = {at: rouge_l(row["candidates"][at], [row["reference"]]) for at in places}
+            value = dict(enumerate(row["values"]))
+            shares.setdefault(row["prompt"], []).extend(
+                float((overlap[a] > overlap[b]) == (value[a] > value[b]))
+                for a, b in combinations(places, 2)
+                if overlap[a] != overlap[b] and value[a] != value[b]
+            )
+    return bootstrap(np.array([np.mean(one) for one in shares.values() if one]))
 
 
 def answers(model: Path, place: Path) -> Path:
@@ -149,13 +184,15 @@ def one_seed(place: Path, seed: int) -> None:
     """Train and judge every arm from one seed."""
     here = place / f"seed-{seed}"
     here.mkdir(exist_ok=True)
-    known = read_rows(place / "preferences-pairs.jsonl")
+    known = read_rows(place / "tuning-pairs.jsonl")
     order = np.random.default_rng(seed).permutation(len(known))[:PROMPTS]
     direct = written(here / "direct.jsonl", [known[index] for index in order])
     asked = [{"prompt": row["prompt"], "reference": row["reference"]} for row in read_rows(direct)]
     prompts = written(here / "prompts.jsonl", asked)
     sft = str(place / "sft")
-    sample(sft, prompts, here / "samples", SampleConfig(8, max_tokens=MAX_TOKENS, seed=seed))
+    # Seed 0 drew what the preferences are made of.
+    drawn = SampleConfig(DRAWN, max_tokens=MAX_TOKENS, seed=seed + 1)
+    sample(sft, prompts, here / "samples", drawn)
     rank(place / "ranker", here / "samples", here / "ranked")
     pairs([here / "ranked"], here / "pairs", PairsConfig(0.0, seed=seed))
     pairs([here / "ranked"], here / "best", PairsConfig(0.0, "best", seed=seed))
@@ -177,7 +214,7 @@ def by_prompt(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def arm_rows(place: Path, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row for each test prompt: means over seeds of what was found for an arm."""
+    """Return a row for each test prompt: wins by seed, and means over seeds of the rest."""
     summaries = {row["prompt"]: row["summaries"] for row in read_rows(place / "summaries.jsonl")}
     every = [by_prompt(place / f"seed-{seed}" / f"{arm}-verdict" / "rows.jsonl") for seed in seeds]
     found = []
@@ -186,7 +223,7 @@ def arm_rows(place: Path, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]
         preferred = [row["preferred"] for row in rows]
         found.append(
             {
-                "wins": float(np.mean([(p > 0.5) + 0.5 * (p == 0.5) for p in preferred])),
+                "wins": [(p > 0.5) + 0.5 * (p == 0.5) for p in preferred],
                 "overlap": float(np.mean([rouge_l(row["answers"][0], known) for row in rows])),
                 "overlap before": rouge_l(rows[0]["answers"][1], known),
                 "tokens": float(np.mean([row["tokens"][0] for row in rows])),
@@ -203,13 +240,14 @@ def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     for arm in ARMS:
         found = arm_rows(place, arm, seeds)
         column = {name: np.array([row[name] for row in found]) for name in found[0]}
-        wins = bootstrap(column["wins"])
+        wins = column["wins"].mean(1)
         longer = column["tokens"] - column["tokens before"]
         if not rows:
             rows.append(
                 {
                     "arm": "SFT",
                     "wins against SFT": 0.5,
+                    "of each seed": "",
                     "verdict": "",
                     "at equal length": 0.5,
                     "ROUGE-L": bootstrap(column["overlap before"]).to_json(),
@@ -222,9 +260,10 @@ def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "arm": arm,
-                "wins against SFT": wins.to_json(),
-                "verdict": against_half(wins),
-                "at equal length": length_controlled(column["wins"], longer).to_json(),
+                "wins against SFT": bootstrap(wins).to_json(),
+                "of each seed": ", ".join(f"{one:.3f}" for one in column["wins"].mean(0)),
+                "verdict": against_half(bootstrap(wins, level=1 - 0.05 / len(ARMS))),
+                "at equal length": length_controlled(wins, longer).to_json(),
                 "ROUGE-L": bootstrap(column["overlap"]).to_json(),
                 "change of ROUGE-L": bootstrap(change).to_json(),
                 "tokens": float(column["tokens"].mean()),
@@ -237,17 +276,17 @@ def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
 def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
     """Return what each arm cost for one seed: tokens through the network, memory, seconds.
 
-    A token of a pass forward counts once, and so does one of a pass back. RLOO on the same prompts
-    is counted by what it has to do: write as many answers inside its loop, score them with the
-    policy, the reference (the policy without its adapter) and the ranker, and train on them, each
-    answer with its prompt.
+    A token of a pass forward counts once, and so does one of a pass back; a prompt counts once for
+    all its answers. RLOO for the same prompts is counted by what it has to do: write as many
+    answers inside its loop, score them with the policy, the reference (the policy without its
+    adapter) and the ranker, and train on them.
     """
     here = place / f"seed-{seed}"
     tokenizer = Tokenizer.from_directory(resolve(MODEL))
     samples = read_rows(here / "samples" / "rows.jsonl")
     prompt = sum(len(prompt_ids(tokenizer, row["prompt"])) for row in samples)
     drawn = sum(len(ids) for row in samples for ids in row["tokens"])
-    count = len(samples[0]["tokens"])
+    updated = read_json(here / "direct" / "manifest.json")["facts"]["weights"]
 
     def trained(path: Path, loss: str) -> int:
         rows = read_preferences(path).rows
@@ -263,6 +302,7 @@ def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
             "forward in training": forward,
             "back": forward,
             "models in memory": 1,
+            "updated parameters": updated,
             "seconds": sum(one["seconds"] for one in stages) or None,
             "peak GB": max((one["peak_memory_bytes"] for one in stages), default=0) / 1e9 or None,
         }
@@ -271,11 +311,8 @@ def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
     pairs_file = here / "pairs" / "rows.jsonl"
     dpo = row("dpo", shared, shared, trained(pairs_file, "dpo"), [*before, "dpo"])
     dpo["forward in training"] += trained(pairs_file, "dpo") // EPOCHS  # the reference, once
-    padded = count * prompt + drawn
-    rloo = row("RLOO, by count", shared, padded, 2 * EPOCHS * padded, [])
-    rloo |= {"back": EPOCHS * padded, "models in memory": 2}
-    rloo["written"] = EPOCHS * shared
-    rloo["ranked"] = EPOCHS * padded
+    rloo = row("RLOO, by count", EPOCHS * shared, EPOCHS * shared, 2 * EPOCHS * shared, [])
+    rloo |= {"back": EPOCHS * shared, "models in memory": 2}
     best = trained(here / "best" / "rows.jsonl", "best-of-n")
     return [
         row("more SFT", 0, 0, trained(here / "direct.jsonl", "best-of-n"), ["more SFT"]),
@@ -285,13 +322,6 @@ def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
         dpo,
         rloo,
     ]
-
-
-def right(rankers: dict[str, Any], name: str) -> str:
-    """Say how often a ranker is right on its own held-out prompts."""
-    accuracy = rankers[name]["accuracy"]
-    low, high = accuracy["low"], accuracy["high"]
-    return f"the {name} is right on {low:.0%} to {high:.0%} of {accuracy['n']} held-out prompts"
 
 
 def main() -> None:
@@ -308,9 +338,6 @@ def main() -> None:
         one_seed(place, seed)
         say(f"seed {seed} is done")
     facts = environment()
-    rankers = {
-        name: read_json(place / name / "manifest.json")["facts"] for name in ("ranker", "judge")
-    }
     common = {
         "machine": {
             "processor": facts["processor"],
@@ -319,13 +346,18 @@ def main() -> None:
         "model": "SmolLM2-135M-Instruct, whose own linear weights sit on a 4-bit grid",
         "text": f"SciTLDR, abstracts of at most {MOST} tokens",
     }
+    rankers = {name: read_json(place / f"{name}-right.json") for name in ("ranker", "judge")}
+    agrees = agreement(place, seeds)
     write_json(
         RESULTS / "slic.json",
         {
             "name": "slic",
             "title": f"Summaries by five ways of tuning against their SFT model, means over "
-            f"{len(seeds)} seeds with 95% intervals over prompts; {right(rankers, 'judge')}, "
-            f"{right(rankers, 'ranker')}",
+            f"{len(seeds)} seeds with 95% intervals over prompts, verdicts corrected for five "
+            f"comparisons. Of a human line and the SFT model's on prompts new to them, the ranker "
+            f"is right on {spelled(rankers['ranker'])} and the judge on "
+            f"{spelled(rankers['judge'])}; of two samples, the ranker and ROUGE-L prefer the same "
+            f"in {spelled(agrees.to_json())}",
             **common,
             "rows": result_rows(place, seeds),
             "rankers": rankers,
@@ -335,13 +367,18 @@ def main() -> None:
         RESULTS / "slic_cost.json",
         {
             "name": "slic_cost",
-            "title": "What one seed costs",
+            "title": "What one seed costs, in tokens that go through the network",
             **common,
             "rows": cost_rows(place, 0),
         },
     )
     print(table("slic"))
     print(table("slic_cost"))
+
+
+def spelled(found: dict[str, Any]) -> str:
+    """Spell a share with its interval."""
+    return f"{found['estimate']:.0%} [{found['low']:.0%}, {found['high']:.0%}] (n = {found['n']})"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ SHAPES = {"350+40": (350, 40), "150+250": (150, 250)}  #: tokens of prompt and o
 THREADS = (1, 2)
 STEPS = 4  #: of a run that are counted
 ATTEMPTS = 2  #: at a quiet round
-TUNED = "trl dpo-tuned"
+DEFAULT = ("trl dpo-default",)
+TUNED = ("trl dpo-tuned", "trl cpo-hinge")  #: each compared with our loss of its kind
 WORDS = {
     "strop slic": "strop, SLiC-HF",
     "strop dpo": "strop, DPO with cached reference",
@@ -181,11 +182,11 @@ def claims(cells: Sequence[Cell]) -> dict[str, float]:
     """Return the keys of the RESULT line: the worst over threads, and over types."""
     every = [(cell, kind, rows) for cell in cells for kind, rows in cell.each()]
 
-    def ratio(name: str, *shapes: str) -> float:
+    def ratio(names: Sequence[str], shape: str) -> float:
         return min(
             float(np.median(seconds(rows, kind.key) / seconds(rows, kind.other)))
             for cell, kind, rows in every
-            if kind.name == name and cell.shape in shapes
+            if kind.name in names and cell.shape == shape
         )
 
     long_prompt, long_completion = SHAPES
@@ -195,11 +196,10 @@ def claims(cells: Sequence[Cell]) -> dict[str, float]:
         "rss_vs_trl_tuned": max(
             peak(rows, kind.other) / peak(rows, kind.key)
             for _, kind, rows in every
-            if kind.name == TUNED
+            if kind.name in TUNED
         ),
-        "vs_trl_default": ratio("trl dpo-default", long_prompt),
-        "vs_trl_default_long_completion": ratio("trl dpo-default", long_completion),
-        "vs_trl_cpo_hinge": ratio("trl cpo-hinge", *SHAPES),
+        "vs_trl_default": ratio(DEFAULT, long_prompt),
+        "vs_trl_default_long_completion": ratio(DEFAULT, long_completion),
     }
 
 

@@ -18,7 +18,7 @@ from strop.models.architecture import Architecture
 from strop.models.memory import ModelFacts, packed_as, read_facts
 from strop.models.trial import in_fresh_process
 from strop.training import fitting
-from strop.training.fitting import Setting, Speeds, choose, most_groups, step_seconds
+from strop.training.fitting import ROOM, Setting, Speeds, choose, most_groups, step_seconds
 from strop.training.lora import add_lora
 from strop.training.memory import (
     Lengths,
@@ -148,12 +148,12 @@ def test_what_cannot_be_trained_is_refused(facts: ModelFacts) -> None:
 
 def test_as_many_prompts_at_a_time_as_fit(facts: ModelFacts) -> None:
     lengths = Lengths(100, 50, 2, 32)
-    most, _ = most_groups(facts, Setting(), lengths, 100 * GIGABYTE)
+    most, _ = most_groups(facts, Setting(), lengths, 100 * GIGABYTE, ROOM)
     assert most.tokens == 1000  # the largest multiple of 200 within ROOM
     room = tuning_peak(facts, Setting(), replace(lengths, groups=3)).total
-    fewer, peak = most_groups(facts, Setting(), lengths, room)
+    fewer, peak = most_groups(facts, Setting(), lengths, room, ROOM)
     assert (fewer.groups, peak.total) == (3, room)
-    assert most_groups(facts, Setting(), lengths, 1)[0].groups == 1
+    assert most_groups(facts, Setting(), lengths, 1, ROOM)[0].groups == 1
 
 
 def test_the_fastest_that_fits_is_chosen(

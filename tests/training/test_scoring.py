@@ -70,6 +70,23 @@ def test_shared_prompts_equal_the_padded_batch(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_attention_in_bfloat16_is_near_that_in_float32() -> None:
+    random = torch.Generator().manual_seed(0)
+    groups = [Group((5,) * 150, ((6,) * 40, (7,) * 200)), Group((8,) * 3, ((9,),))]
+    count = sum(group.size for group in groups)
+    whole = [torch.randn(heads, count, 32, generator=random) for heads in (6, 2, 2)]
+    whole[0] /= 32**0.5
+    slope = torch.randn(count, 6, 32, generator=random)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [one.to(torch.bfloat16).to(dtype).requires_grad_() for one in whole]
+        result = attention.Grouped.apply(*inputs, groups, None)
+        result.backward(slope.to(dtype))
+        found[dtype] = [result.detach(), *(one.grad for one in inputs)]
+    for one, other in zip(found[torch.float32], found[torch.bfloat16], strict=True):
+        assert float((one - other.float()).norm() / one.norm()) < 0.01
+
+
 def test_a_completion_does_not_see_its_neighbours() -> None:
     network = llama()
     groups = some_groups(5)

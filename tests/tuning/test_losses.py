@@ -25,46 +25,63 @@ def odds(mean: float) -> float:
     return mean - math.log(1 - math.exp(mean))
 
 
-# s, r: log-probabilities now and before; n: tokens; v: values; t: the target's; z: shared
+# s, r: log-probabilities now and before; n: tokens; v: values; t: the target's; z: shared;
+# c: settings
 FORMULAS: dict[str, Callable[..., float]] = {
-    "slic": lambda s, r, n, v, t, z: max(0, 1 - s[0] + s[1]) - 0.1 * t,
-    "slic-margin": lambda s, r, n, v, t, z: max(0, (v[0] - v[1]) - s[0] + s[1]) - 0.1 * t,
-    "slic-list": lambda s, r, n, v, t, z: (
-        sum(max(0, (j - i) - s[i] + s[j]) for i, j in pairs(len(s))) - 0.1 * t
+    "slic": lambda s, r, n, v, t, z, c: max(0, c["margin"] - s[0] + s[1]) - c["regularization"] * t,
+    "slic-margin": lambda s, r, n, v, t, z, c: (
+        max(0, c["beta"] * (v[0] - v[1]) - s[0] + s[1]) - c["regularization"] * t
     ),
-    "hinge": lambda s, r, n, v, t, z: max(0, 1 - 0.05 * (s[0] - r[0] - s[1] + r[1])),
-    "dpo": lambda s, r, n, v, t, z: -math.log(sigmoid(0.1 * (s[0] - r[0] - s[1] + r[1]))),
-    "dpo-norm": lambda s, r, n, v, t, z: (
-        -math.log(sigmoid(5 * ((s[0] - r[0]) / n[0] - (s[1] - r[1]) / n[1])))
+    "slic-list": lambda s, r, n, v, t, z, c: (
+        sum(max(0, c["beta"] * (j - i) - s[i] + s[j]) for i, j in pairs(len(s)))
+        - c["regularization"] * t
     ),
-    "ipo": lambda s, r, n, v, t, z: ((s[0] - r[0]) / n[0] - (s[1] - r[1]) / n[1] - 5) ** 2,
-    "simpo": lambda s, r, n, v, t, z: -math.log(sigmoid(2 * (s[0] / n[0] - s[1] / n[1] - 0.5))),
-    "cpo": lambda s, r, n, v, t, z: -math.log(sigmoid(0.1 * (s[0] - s[1]))) - s[0] / n[0],
-    "orpo": lambda s, r, n, v, t, z: (
-        -s[0] / n[0] - 0.1 * math.log(sigmoid(odds(s[0] / n[0]) - odds(s[1] / n[1])))
+    "hinge": lambda s, r, n, v, t, z, c: max(0, 1 - c["beta"] * (s[0] - r[0] - s[1] + r[1])),
+    "dpo": lambda s, r, n, v, t, z, c: (
+        -(1 - c["smoothing"]) * math.log(sigmoid(c["beta"] * (s[0] - r[0] - s[1] + r[1])))
+        - c["smoothing"] * math.log(sigmoid(-c["beta"] * (s[0] - r[0] - s[1] + r[1])))
     ),
-    "kto": lambda s, r, n, v, t, z: (
-        1 - sigmoid(0.1 * (s[0] - r[0] - max(0, z))) + 1 - sigmoid(0.1 * (max(0, z) - s[1] + r[1]))
+    "dpo-norm": lambda s, r, n, v, t, z, c: (
+        -math.log(sigmoid(c["beta"] * ((s[0] - r[0]) / n[0] - (s[1] - r[1]) / n[1])))
     ),
-    "rrhf": lambda s, r, n, v, t, z: (
-        sum(max(0, s[j] / n[j] - s[i] / n[i]) for i, j in pairs(len(s))) - t
+    "ipo": lambda s, r, n, v, t, z, c: (
+        ((s[0] - r[0]) / n[0] - (s[1] - r[1]) / n[1] - 1 / (2 * c["beta"])) ** 2
     ),
-    "best-of-n": lambda s, r, n, v, t, z: -t,
+    "simpo": lambda s, r, n, v, t, z, c: (
+        -math.log(sigmoid(c["beta"] * (s[0] / n[0] - s[1] / n[1] - c["margin"])))
+    ),
+    "cpo": lambda s, r, n, v, t, z, c: (
+        -math.log(sigmoid(c["beta"] * (s[0] - s[1]))) - c["regularization"] * s[0] / n[0]
+    ),
+    "orpo": lambda s, r, n, v, t, z, c: (
+        -s[0] / n[0] - c["beta"] * math.log(sigmoid(odds(s[0] / n[0]) - odds(s[1] / n[1])))
+    ),
+    "kto": lambda s, r, n, v, t, z, c: (
+        c["desirable"] * (1 - sigmoid(c["beta"] * (s[0] - r[0] - max(0, z))))
+        + c["undesirable"] * (1 - sigmoid(c["beta"] * (max(0, z) - s[1] + r[1])))
+    ),
+    "rrhf": lambda s, r, n, v, t, z, c: (
+        sum(max(0, s[j] / n[j] - s[i] / n[i]) for i, j in pairs(len(s))) - c["regularization"] * t
+    ),
+    "best-of-n": lambda s, r, n, v, t, z, c: -t,
 }
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_equal_their_formulas(name: str) -> None:
     random = np.random.default_rng(0)
-    loss, settings = loss_settings(name, {})
     for _ in range(50):
+        given = {key: one * random.uniform(0.5, 2) for key, one in LOSSES[name].defaults.items()}
+        given |= {"smoothing": random.uniform(0, 0.4)} if "smoothing" in given else {}
+        loss, settings = loss_settings(name, given)
         k = int(random.integers(2, 6)) if loss.whole_list else 2
         n = random.integers(2, 30, k).astype(float)
         s, r = -n * random.uniform(0.05, 2, k), -n * random.uniform(0.05, 2, k)
         v, t, z = random.uniform(0, 3, k), -random.uniform(1, 20), random.normal()
         tensors = [torch.tensor(one, dtype=torch.float64) for one in (s, n, r, v, t, z)]
         value = float(loss.formula(Scores(*tensors), settings))
-        assert value == pytest.approx(FORMULAS[name](s, r, n, v, t, z), rel=1e-9, abs=1e-9)
+        wanted = FORMULAS[name](s, r, n, v, t, z, settings)
+        assert value == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
 def test_log1mexp_is_accurate_near_zero_and_far_from_it() -> None:

@@ -15,7 +15,7 @@ from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig, Trainee, open_trainee
 from strop.tuning.drift import Start
 from strop.tuning.fit import TuneConfig
-from strop.tuning.ranker import KINDS, Ranker, RankerConfig, Reader, margins_of, ranker_objective
+from strop.tuning.ranker import KINDS, Ranker, RankerConfig, Reader, ranker_objective
 from strop.tuning.tune import accuracy, ranker_items, tune_ranker
 
 
@@ -39,7 +39,7 @@ def by_hand(trainee: Trainee, text: str, labels: tuple[str, str]) -> float:
 def test_margins_are_those_of_the_whole_texts(trainee: Trainee) -> None:
     pairwise, pointwise = (Reader(trainee.source, RankerConfig(kind, 100, 100)) for kind in KINDS)
     item = pairwise.compared("Why?", ("Because.", "No."))
-    [(_, [margins])] = margins_of(pairwise, trainee.network, [item], 1000)
+    margins = pairwise.margins(trainee.network, [item]).tolist()
     texts = [
         f"Why?\n\nAnswer A: {a}\n\nAnswer B: {b}\n\nBetter answer: "
         for a, b in (("Because.", "No."), ("No.", "Because."))
@@ -47,7 +47,7 @@ def test_margins_are_those_of_the_whole_texts(trainee: Trainee) -> None:
     wanted = [by_hand(trainee, text, ("A", "B")) for text in texts]
     assert margins == pytest.approx(wanted, abs=1e-4)
     item = pointwise.compared("Why?", ("Because.", "No.", "Yes."))
-    [(_, [margins])] = margins_of(pointwise, trainee.network, [item], 1000)
+    margins = pointwise.margins(trainee.network, [item]).tolist()
     texts = [f"Why?\n\nAnswer: {a}\n\nThis answer is " for a in ("Because.", "No.", "Yes.")]
     assert margins == pytest.approx([by_hand(trainee, one, ("g", "b")) for one in texts], abs=1e-4)
 
@@ -69,7 +69,7 @@ def test_the_loss_is_the_cross_entropy_of_the_right_labels(trainee: Trainee, kin
     loss, rows = ranker_objective(reader).loss(trainee.network, items, None)
     wanted = 0.0
     for item in items:
-        [(_, [[first, second]])] = margins_of(reader, trainee.network, [item], 1000)
+        first, second = reader.margins(trainee.network, [item]).tolist()
         wanted += np.log1p(np.exp(-first)) + np.log1p(np.exp(second))
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
     assert len(rows) == 2

@@ -124,8 +124,8 @@ TRAINING_OPTIONS: dict[str, Any] = {
     "patience": Annotated[
         int | None,
         typer.Option(
-            help="Stop after so many evaluations without a better one, and take the best weights; "
-            "0: never.",
+            help="Stop after so many evaluations without a better one; 0: never. The best weights "
+            "are taken in any case.",
             show_default="0",
             rich_help_panel=TRAINING,
         ),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -81,7 +81,12 @@ class Records(Generic[Row]):
     """What a file holds."""
 
     rows: list[Row]
+    lines: list[int]  #: of the rows, in their files, from 1
     rejected: list[Rejected]
+
+    def located(self, rejected: Iterable[Rejected]) -> list[Rejected]:
+        """Give rows that were left out, numbered from 1 among `rows`, their lines."""
+        return [replace(one, line=self.lines[one.line - 1]) for one in rejected]
 
 
 class BadRow(ValueError):
@@ -121,6 +126,7 @@ def read_records(
     that, for a missing column, and if no row is left.
     """
     rows: list[Row] = []
+    lines: list[int] = []
     rejected: list[Rejected] = []
     known = (*needed, *optional)
     for name in columns or {}:
@@ -140,12 +146,13 @@ def read_records(
         named = renamed(row, f"{path}:{number}", needed, optional, columns)
         try:
             rows.append(build(named))
+            lines.append(number)
         except BadRow as error:
             rejected.append(Rejected(number, str(error), row))
     if not rows:
         first = f" (line {rejected[0].line}: {rejected[0].reason})" if rejected else ""
         raise StropError(f"{path}: no row that can be used{first}")
-    return Records(rows, rejected)
+    return Records(rows, lines, rejected)
 
 
 def refuse_constant(name: str) -> None:

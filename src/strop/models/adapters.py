@@ -22,6 +22,7 @@ from strop.errors import StropError
 from strop.models.checkpoint import Checkpoint, open_shard
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  #: peft's names
+ORIGINS = "origins.json"  #: beside them: what was trained on, see strop.tuning.origins
 PREFIX = "base_model.model."  #: what peft puts before the names of modules
 TENSOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
 FLOATS = ("F32", "F16", "BF16")  #: element types of the matrices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from strop.blockfp import Format, dequantize
 from strop.console import progress
 from strop.data import sha256_json, write_json
 from strop.errors import StropError
-from strop.models.adapters import FLOATS, WEIGHTS, Adapter, read_adapter
+from strop.models.adapters import FLOATS, ORIGINS, WEIGHTS, Adapter, read_adapter
 from strop.models.cache import known_sha256
 from strop.models.checkpoint import SINGLE, Checkpoint, open_checkpoint, write_safetensors
 from strop.models.identity import tree_hash
@@ -90,6 +91,8 @@ def merge(directory: Path, base: Path, target: Path) -> None:
             found = f"is {shape}, not {(len(b), a.shape[1])}" if shape else "is not there"
             raise StropError(f"{directory}: does not fit {adapter.base}: {module}.weight {found}")
     write_plain(plain, target, adapter)
+    if (directory / ORIGINS).is_file():
+        shutil.copyfile(directory / ORIGINS, target / ORIGINS)
 
 
 def write_plain(plain: Plain, target: Path, adapter: Adapter | None = None) -> None:

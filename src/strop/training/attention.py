@@ -82,7 +82,7 @@ class Grouped(torch.autograd.Function):  # type: ignore[misc]
         """
         query, key, value, found = ctx.saved_tensors
         [g] = gradients
-        shared = (g * found).sum(-1).T[:, :, None]
+        shared = (g.float() * found).sum(-1).T[:, :, None]  # it is subtracted from what is near it
         g = g.transpose(0, 1)
         query_g = torch.empty_like(query)
         key_g, value_g = torch.zeros_like(key), torch.zeros_like(value)

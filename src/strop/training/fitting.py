@@ -122,7 +122,7 @@ def probed(facts: ModelFacts) -> Speeds | None:
         work[name] = partial(torch.nn.functional.linear, x, w)
     weight = quantize(np.ones((256, a.hidden), np.float32), get_format(PACKED[0]))
     took = shortest(work | {"dequantize": partial(dequantize, weight)})
-    products = {name: rows * a.hidden * a.inner / took[name] for name in TYPES}
+    products = {name: rows * a.hidden * a.inner / took[name] / STEP[name] for name in TYPES}
     return Speeds(products, weight.shape[0] * a.hidden / took["dequantize"])
 
 
@@ -172,7 +172,7 @@ def step_seconds(facts: ModelFacts, setting: Setting, lengths: Lengths, speeds: 
     products = units * (lengths.group * weights + attention) + lengths.group * adapters
     scored = lengths.completions * lengths.completion
     products += (2 if setting.rank else 3) * scored * a.hidden * a.vocabulary
-    seconds = STEP[setting.dtype] * products / speeds.products[setting.dtype]
+    seconds = products / speeds.products[setting.dtype]
     if facts.packed:
         matrices = units * weights + facts.head.size
         seconds += matrices / lengths.groups / speeds.dequantized
@@ -204,18 +204,19 @@ def fitting(
     budget: int,
     speeds: Speeds | None = None,
     rank: int | None = None,
+    room: int = ROOM,
 ) -> list[Candidate]:
     """Return all candidates: those that fit first, the fastest first, then by memory.
 
-    `lengths.groups` is the most prompts at a time. Without speeds, types that may be slow here are
-    left out, and what computes less comes first.
+    `lengths.groups` is the most prompts at a time, `room` the most tokens. Without speeds, types
+    that may be slow here are left out, and what computes less comes first.
     """
     types = list(speeds.products) if speeds else ["float32"]
     assumed = speeds or Speeds({"float32": 1e10}, 1e9)
     found = []
     for setting in settings_for(facts, rank, types):
         held = packed_as(facts, setting.base) if setting.base else facts
-        chosen, peak = most_groups(held, setting, lengths, budget)
+        chosen, peak = most_groups(held, setting, lengths, budget, room)
         fits = peak.total <= budget
         seconds = step_seconds(held, setting, chosen, assumed) if speeds else None
         # For the order one prompt at a time, so that it does not depend on how many fit. All
@@ -227,10 +228,10 @@ def fitting(
 
 
 def most_groups(
-    facts: ModelFacts, setting: Setting, lengths: Lengths, budget: int
+    facts: ModelFacts, setting: Setting, lengths: Lengths, budget: int, room: int
 ) -> tuple[Lengths, Peak]:
     """Return the most prompts at a time that fit, or one, with the peak."""
-    most = min(lengths.groups, max(1, ROOM // lengths.group))
+    most = min(lengths.groups, max(1, room // lengths.group))
     for groups in range(most, 0, -1):
         chosen = replace(lengths, groups=groups)
         peak = tuning_peak(facts, setting, chosen)
@@ -240,11 +241,16 @@ def most_groups(
 
 
 def choose(
-    facts: ModelFacts, lengths: Lengths, budget: int, given: Mapping[str, Any] | None = None
+    facts: ModelFacts,
+    lengths: Lengths,
+    budget: int,
+    given: Mapping[str, Any] | None = None,
+    room: int = ROOM,
 ) -> Choice:
     """Return the fastest setting for the weights as they are that fits, and why it is that one.
 
-    `lengths.groups` is the most prompts at a time, such as a batch; `given` are fields of
+    `lengths.groups` is the most prompts at a time, such as a batch, and `room` the most tokens, but
+    that one prompt with its completions may be more; `given` are fields of
     NetworkConfig that are not to be chosen. Raises StropFailure, which says what the smallest
     setting would need, if none fits.
     """
@@ -253,7 +259,7 @@ def choose(
     given = {key: value for key, value in (given or {}).items() if value is not None}
     NetworkConfig(**given)  # raises the errors of what is given
     speeds = probed(facts)
-    every = fitting(facts, lengths, budget, speeds, given.get("rank", RANK))
+    every = fitting(facts, lengths, budget, speeds, given.get("rank", RANK), room)
     allowed = [
         one
         for one in every

@@ -166,9 +166,10 @@ def train(
             run.take_step([items[index] for index in batch], state, steps)
             if held_out and (state.step % every == 0 or state.step == steps):
                 run.evaluate(held_out, state)
-            run.save(state, now=stopping() or state.step == steps)
+            stop = run.any_process(stopping())
+            run.save(state, now=stop or state.step == steps)
             advance(1)
-            if stopping():
+            if stop:
                 break
     # Here a signal that came takes effect: what follows is for runs that ended.
     run.finish(state)
@@ -281,8 +282,10 @@ class Run:
             (loss / weight).backward()
             total += float(loss.detach()) / weight
             rows += of_lot
-        self.stop_if_bad(bad, state.step)
-        norm = self.reduce_and_clip(state.step)
+        self.stop_if_bad(bad, f"step {state.step + 1}: the loss is not finite")
+        norm = self.reduce_and_clip()
+        unstable = [] if math.isfinite(norm) else mine
+        self.stop_if_bad(unstable, f"step {state.step + 1}: the gradient is not finite")
         rate = learning_rate(self.config, state.step, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -299,7 +302,7 @@ class Run:
         found = gather_object([(total, rows)])
         return sum(one for one, _ in found), [row for _, part in found for row in part]
 
-    def reduce_and_clip(self, step: int) -> float:
+    def reduce_and_clip(self) -> float:
         """Add up the gradients of all processes and clip them; return their norm before."""
         gradients = []
         for one in self.weights.values():
@@ -312,22 +315,21 @@ class Run:
                 gradients, flat.split([g.numel() for g in gradients]), strict=True
             ):
                 one.copy_(part.view_as(one))
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip or math.inf)
-        if not torch.isfinite(norm):
-            raise StropFailure(
-                f"step {step + 1}: the gradient is not finite: lower the learning rate"
-            )
-        return float(norm)
+        limit = self.config.clip or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self.weights.values(), limit))
 
     def evaluate(self, held_out: Sequence[Item], state: Progress) -> None:
         """Measure the loss on held-out items; keep the weights if it is the lowest so far."""
         with torch.no_grad():
             shared = self.prepared(self.share(held_out))
             total, rows = 0.0, []
+            bad: list[Item] = []
             for lot in self.lots(self.share(held_out)):
                 loss, of_lot = self.objective.loss(self.network, lot, shared)
+                bad = bad or ([] if torch.isfinite(loss) else lot)
                 total += float(loss)
                 rows += of_lot
+        self.stop_if_bad(bad, f"step {state.step}: the loss on held-out prompts is not finite")
         weight = sum(self.objective.weight(item) for item in held_out)
         total, rows = self.gathered(total / weight, rows)
         if total < state.best:
@@ -400,24 +402,38 @@ class Run:
         say(f"going on after step {state.step}")
         return state
 
-    def stop_if_bad(self, lot: Sequence[Item], step: int) -> None:
-        """Keep the items whose loss is not finite, if there are any, and stop all processes."""
-        flag = torch.tensor(float(bool(lot)), device=self.accelerator.device)
-        if lot:
-            rows = [[list(item.group.prompt), *map(list, item.group.completions)] for item in lot]
+    def any_process(self, flag: bool) -> bool:
+        """Tell whether a flag is set in any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        found = self.accelerator.reduce(
+            torch.tensor(float(flag), device=self.accelerator.device), "sum"
+        )
+        return bool(found > 0)
+
+    def stop_if_bad(self, items: Sequence[Item], what: str) -> None:
+        """Keep the items that something is wrong with, if there are any, and stop all processes."""
+        if items:
+            rows = [[list(item.group.prompt), *map(list, item.group.completions)] for item in items]
             with suppress(StropError):  # the failure is what matters
-                write_json(self.work / BAD_BATCH, {"step": step + 1, "tokens": rows})
-        if self.accelerator.reduce(flag, "sum") > 0:
+                write_json(self.work / BAD_BATCH, {"what": what, "tokens": rows})
+        if self.any_process(bool(items)):
             raise StropFailure(
-                f"step {step + 1}: the loss is not finite: lower the learning rate; its items are "
-                f"in {self.work / BAD_BATCH}"
+                f"{what}: lower the learning rate; its items are in {self.work / BAD_BATCH}"
             )
 
     def finish(self, state: Progress) -> None:
-        """Give the network the weights of the best evaluation, and close the trackers."""
+        """Give the network the weights of the best evaluation, and close the trackers.
+
+        Raises StropFailure for weights that are not finite, which no evaluation has seen.
+        """
         with torch.no_grad():
             for name, one in self.best.items():
                 self.weights[name].copy_(one)
+        if not all(bool(one.isfinite().all()) for one in self.weights.values()):
+            raise StropFailure(
+                f"after step {state.step} the weights are not finite: lower the learning rate"
+            )
         if self.config.trackers:
             self.accelerator.end_training()
 

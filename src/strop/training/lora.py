@@ -138,6 +138,10 @@ def load_adapter(network: Any, directory: Path) -> None:
             base = network.get_submodule(name)
         except AttributeError as error:
             raise StropError(f"{directory}: does not fit this model: {name}") from error
+        if base is network.get_output_embeddings():
+            raise StropError(
+                f"{directory}: has an adapter of the head, which is never trained here"
+            )
         sizes = (A.shape[1], B.shape[0])
         if not isinstance(base, nn.Linear | PackedLinear) or sizes != (
             base.in_features,

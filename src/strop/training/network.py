@@ -123,6 +123,9 @@ def without_dropout(network: Any) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        for name, value in vars(module).items():  # of layers that call the function
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def check_same(network: Any, config: NetworkConfig, reference: str) -> None:
@@ -141,13 +144,14 @@ def refuse_unless_grouped(network: Any, reference: str) -> None:
 
     Two groups of two completions are scored together, and each alone by the network's own forward
     pass. They differ where layers mix tokens otherwise than by attention, where attention has sinks
-    or caps, where the head has a bias, and where logits are scaled.
+    or caps, where the head has a bias, where logits are scaled, and where something drops out.
     """
     groups = [Group((5, 6, 7), ((8, 9), (10, 11, 12))), Group((13, 14), ((15,), (16, 17)))]
     groups = [*groups, *groups[:1]]
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
         layout = lay_out(groups, network.device)
-        found = completion_logps(token_logps(network, layout), layout)
+        found = completion_logps(token_logps(network.train(), layout), layout)
+        network.eval()
         network.set_attn_implementation("sdpa")
         expected = [
             alone(network, group.prompt, one) for group in groups for one in group.completions

@@ -62,9 +62,9 @@ def open_hinge(run: Run) -> str | None:
 
 
 def chosen_falls(run: Run) -> str | None:
-    """Chosen answers became less likely, and rejected ones still less."""
-    chosen, rejected = run.change("chosen"), run.change("rejected")
-    if chosen is None or rejected is None or chosen > -FALL or rejected > chosen:
+    """Chosen answers became less likely, by more than the margin grew."""
+    chosen, grown = run.change("chosen"), run.change("margin")
+    if chosen is None or grown is None or chosen > -FALL or grown >= -chosen:
         return None
     return (
         f"chosen answers fall: on held-out prompts their log-probability went down by "

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from strop.console import say
 from strop.data import read_json, write_json, write_rows, write_text
 from strop.errors import StropError
@@ -128,6 +130,9 @@ def fit(
         "tested_prompts": prompts(tested),
         "steps": trained.steps,
         "best_step": trained.best_step,
+        "dtype": config.network.dtype,
+        "checkpointing": config.network.checkpointing,
+        "room": config.training.room,
         "weights": sum(one.numel() for one in network.parameters() if one.requires_grad),
         "diagnosis": diagnosis,
     }
@@ -150,9 +155,10 @@ def settled(source: Source, parts: Parts, config: TuneConfig, work: Path) -> Tun
     network, training = config.network, config.training
     if None not in (network.dtype, network.checkpointing, training.room):
         return config
-    note = work / CHOSEN
-    if not note.exists():
-        write_json(note, chosen(source, parts, config))
+    note, processes = work / CHOSEN, PartialState()
+    if processes.is_main_process and not note.exists():
+        write_json(note, chosen(source, parts, config, processes.num_processes))
+    processes.wait_for_everyone()
     found = read_json(note)
     try:
         network = replace(network, dtype=found["dtype"], checkpointing=found["checkpointing"])
@@ -162,26 +168,28 @@ def settled(source: Source, parts: Parts, config: TuneConfig, work: Path) -> Tun
     return replace(config, network=network, training=training)
 
 
-def chosen(source: Source, parts: Parts, config: TuneConfig) -> Facts:
-    """Return dtype, checkpointing and room, and say why it is those."""
+def chosen(source: Source, parts: Parts, config: TuneConfig, processes: int) -> Facts:
+    """Return dtype, checkpointing and room of processes on one machine, and say why those."""
     given = {
         key: value
         for key, value in vars(config.network).items()
         if key != "alpha" and value is not None
     }
-    network, room = replace(config.network, dtype="float32", checkpointing=False), ROOM
+    network = replace(config.network, dtype="float32", checkpointing=False)
+    room = config.training.room or ROOM
     try:
         facts = read_facts(source.directory)
     except StropError as error:
-        say(f"float32, {ROOM} tokens at a time: memory cannot be predicted ({error})")
+        say(f"float32, {room} tokens at a time: memory cannot be predicted ({error})")
     else:
-        choice = choose(facts, longest(parts, config), int(SHARE * available_memory()), given)
+        budget = int(SHARE * available_memory() / processes)
+        choice = choose(facts, longest(parts, config), budget, given, room)
         network, room = choice.network, choice.room
         say(choice.reason)
     return {
         "dtype": network.dtype,
         "checkpointing": network.checkpointing,
-        "room": config.training.room or room,
+        "room": room,
     }
 
 

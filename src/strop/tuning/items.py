@@ -97,13 +97,20 @@ def item_of(
     if valued:
         answers.sort(key=lambda answer: -values[answer])
     best = answers[0] if valued else unbeaten([pair for _, *pair in group])
+    target = best
+    if reference is not None:  # as the model wrote it, if it did
+        texts = {
+            text: ids
+            for row, *both in group
+            for text, ids in zip((row.chosen, row.rejected), both, strict=True)
+        }
+        target = texts.get(reference) or answer_ids(tokenizer, reference)
     if loss.per_token:  # nothing but the target is computed
-        target = best if reference is None else answer_ids(tokenizer, reference)
         return Candidates(prompt_ids(tokenizer, prompt), (target,), target, pairs=())
     return Candidates(
         prompt=prompt_ids(tokenizer, prompt),
         candidates=tuple(answers),
-        target=best if reference is None else answer_ids(tokenizer, reference),
+        target=target,
         pairs=tuple(
             (answers.index(chosen), answers.index(rejected)) for _, chosen, rejected in group
         ),

@@ -18,7 +18,7 @@ from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.rank import check_samples, prompt_of
-from strop.tuning.ranker import Ranker
+from strop.tuning.ranker import MARGINS, Ranker
 from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 STEPS = 30  #: of Newton's method
@@ -54,7 +54,8 @@ def judge(
 
     def make(directory: Path, place: Path) -> Facts:
         both, left_out = matched(places, known.prompts)
-        return judged(both, Ranker(ranker) if ranker else None, directory) | left_out
+        reads = Ranker(ranker, place / MARGINS) if ranker else None
+        return judged(both, reads, directory) | left_out
 
     settings = {"candidate": str(candidate), "baseline": str(baseline), "ranker": str(ranker)}
     return run_stage("judge", output, settings, inputs, make, work)
@@ -100,7 +101,7 @@ def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Fact
     write_rows(directory / ROWS, rows)
     facts: Facts = {"prompts": len(rows)}
     if ranker:
-        facts |= win_facts(rows)
+        facts |= win_facts(rows) | {"dtype": ranker.dtype}
     known = [row for row in rows if "overlap" in row]
     if len(known) > 1:
         facts["overlap"] = difference_facts(column(known, "overlap"), lower_is_better=False)
@@ -170,7 +171,7 @@ def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) ->
     """Return the win rate at equal lengths.
 
     σ(a) of the logistic regression P(win) = σ(a + b tanh(Δlength / its standard deviation)), with
-    a weak prior on b. (Dubois et al. 2024, arXiv 2404.04475, section 3.1, for two models.)
+    a weak prior on both. (Dubois et al. 2024, arXiv 2404.04475, section 3.1, for two models.)
     """
     spread = float(longer.std())
     if not spread:
@@ -183,7 +184,7 @@ def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) ->
         for _ in range(STEPS):
             p = 1 / (1 + np.exp(-(a[:, None] + b[:, None] * x)))
             w = p * (1 - p)
-            # The prior is worth a hundredth of an answer: it only keeps b finite.
+            # The prior is worth a hundredth of an answer: it only keeps them finite.
             ga, gb = (y - p).sum(1) - 0.01 * a, ((y - p) * x).sum(1) - 0.01 * b
             haa, hab = w.sum(1) + 0.01, (w * x).sum(1)
             hbb = (w * x * x).sum(1) + 0.01

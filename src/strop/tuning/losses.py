@@ -77,7 +77,7 @@ def slic_list(x: Scores, c: Settings) -> torch.Tensor:
 def slic_list_slack(x: Scores, c: Settings) -> torch.Tensor:
     """β (j - i) - s_i + s_j for i < j."""
     i, j = torch.triu_indices(len(x.logps), len(x.logps), 1, device=x.logps.device)
-    return c["beta"] * (j - i) - x.logps[i] + x.logps[j]
+    return c["beta"] * (j - i).to(x.logps.dtype) - x.logps[i] + x.logps[j]
 
 
 def hinge(x: Scores, c: Settings) -> torch.Tensor:

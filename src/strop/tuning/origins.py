@@ -11,9 +11,10 @@ from pathlib import Path
 
 from strop.data import read_json, sha256_file, sha256_json, write_json
 from strop.errors import StropError
+from strop.models.adapters import ORIGINS
 from strop.models.identity import model_identity
+from strop.tuning.stage import ROWS
 
-FILE = "origins.json"  #: in the directory of a stage
 RANKER = "ranker.json"  #: in a ranker's directory: what kind it is
 
 
@@ -30,14 +31,14 @@ class Origins:
     def write(self, directory: Path) -> None:
         """Write them into a stage's directory."""
         value = {"prompts": sorted(self.prompts), "rankers": sorted(self.rankers)}
-        write_json(directory / FILE, value)
+        write_json(directory / ORIGINS, value)
 
 
 def origins_of(places: Iterable[Path]) -> Origins:
     """Read what stages handed on, all together; what is of no stage has no origins."""
     found = Origins()
     for place in places:
-        path = place / FILE
+        path = (place.parent if place.name == ROWS else place) / ORIGINS
         if not path.is_file():
             continue
         value = read_json(path)

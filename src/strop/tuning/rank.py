@@ -11,7 +11,7 @@ from strop.console import say
 from strop.data import Prompt, read_rows, sha256_file, write_rows
 from strop.errors import StropError
 from strop.tuning.origins import Origins, origins_of, ranker_hash
-from strop.tuning.ranker import Ranker
+from strop.tuning.ranker import MARGINS, Ranker
 from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 
@@ -39,7 +39,7 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
     def make(directory: Path, place: Path) -> Facts:
         rows = read_rows(path)
         check_samples(rows, path)
-        loaded = Ranker(ranker)
+        loaded = Ranker(ranker, place / MARGINS)
         entrants = [entering(row) for row in rows]
         if loaded.config.kind == "pairwise":
             compared = tournaments(loaded, rows, entrants)
@@ -57,6 +57,7 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
         return {
             "prompts": len(rows),
             "kind": loaded.config.kind,
+            "dtype": loaded.dtype,
             "ranked": sum(map(len, entrants)),
             "left_out": left_out,
         }

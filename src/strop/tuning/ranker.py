@@ -8,8 +8,9 @@ and says good or bad. What it says is read as a probability. (SLiC-HF, Zhao et a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from strop.console import progress
-from strop.data import Prompt, read_json, write_json
+from strop.console import say
+from strop.data import Prompt, read_json, sha256_json, write_json
 from strop.decoding.cache import common_prefix
 from strop.errors import StropError, unknown_name
 from strop.training.fitting import fastest_type
@@ -26,7 +27,10 @@ from strop.training.loop import ROOM, Objective, Row
 from strop.training.network import NetworkConfig, Source, open_source, open_trainee
 from strop.training.scoring import last_states
 from strop.training.sequences import Group, Tokens, filled, lay_out
+from strop.tuning.known import Numbers, looked_up
 from strop.tuning.origins import RANKER
+
+MARGINS = "margins.sqlite"  #: in the work of a stage: what was read so far
 
 
 @dataclass(frozen=True)
@@ -162,18 +166,23 @@ def ranker_objective(reader: Reader) -> Objective:
 class Ranker:
     """A ranker that was trained."""
 
-    def __init__(self, directory: Path, room: int = ROOM) -> None:
-        """Load it. Raises StropError for a directory that holds none."""
+    def __init__(self, directory: Path, kept: Path | None = None) -> None:
+        """Load it; what it reads is kept in a file, if one is given.
+
+        Raises StropError for a directory that holds no ranker.
+        """
         found = read_json(directory / RANKER)
         try:
             self.config = RankerConfig(**found)
         except TypeError as error:
             raise StropError(f"{directory / RANKER}: not of a ranker") from error
         source = open_source(str(directory))
-        trainee = open_trainee(source, NetworkConfig(dtype=fastest_type(source.directory)))
+        self.dtype = fastest_type(source.directory)
+        trainee = open_trainee(source, NetworkConfig(dtype=self.dtype))
         self.network = trainee.network
         self.reader = Reader(trainee.source, self.config)
-        self.room = room
+        self.kept = kept
+        say(f"{directory}: reads in {self.dtype}, the fastest here")
 
     def prefer(self, rows: Sequence[tuple[Prompt, str, str]]) -> list[float]:
         """Return the probability that the first answer is better, for each (prompt, a, b)."""
@@ -187,25 +196,23 @@ class Ranker:
         items = [self.reader.compared(prompt, answers) for prompt, answers in rows]
         return [[float(sigmoid(one)) for one in margins] for margins in self.read(items)]
 
-    def read(self, items: Sequence[Compared]) -> list[list[float]]:
+    def read(self, items: Sequence[Compared]) -> list[Numbers]:
         """Return the margins of each item, in order."""
-        found: dict[int, list[float]] = {}
-        with progress("ranking", len(items), "prompts") as advance:
-            for part, margins in margins_of(self.reader, self.network, items, self.room):
-                found.update(zip(part, margins, strict=True))
-                advance(len(part))
-        return [found[index] for index in range(len(items))]
+        groups = [item.group for item in items]
+        keys = [sha256_json([self.dtype, one.prompt, one.completions]) for one in groups]
+        return looked_up(self.kept, keys, partial(self.computed, items), "ranking")
 
-
-def margins_of(
-    reader: Reader, network: Any, items: Sequence[Compared], room: int
-) -> Iterator[tuple[list[int], list[list[float]]]]:
-    """Yield which items were read, and the margins of each, lot by lot."""
-    for part in filled([item.group for item in items], room):
-        with torch.no_grad():
-            every = reader.margins(network, [items[index] for index in part])
-        counts = [len(items[index].group.completions) for index in part]
-        yield part, [one.tolist() for one in every.split(counts)]
+    def computed(self, items: Sequence[Compared], places: Sequence[int]) -> list[Numbers]:
+        """Compute the margins of some of the items."""
+        found: dict[int, Numbers] = {}
+        for part in filled([items[place].group for place in places], ROOM):
+            own = [items[places[index]] for index in part]
+            with torch.no_grad():
+                every = self.reader.margins(self.network, own)
+            counts = [len(item.group.completions) for item in own]
+            rows = (tuple(one.tolist()) for one in every.split(counts))
+            found.update(zip(part, rows, strict=True))
+        return [found[index] for index in range(len(places))]
 
 
 def sigmoid(x: float) -> float:

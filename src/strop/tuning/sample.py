@@ -89,7 +89,7 @@ def sample(
         records = read_prompts(path, None if path.name == ROWS else columns)
         loaded = engine(model, place)
         rows, rejected = answered(loaded, records.rows, config, place)
-        rejected = [*records.rejected, *rejected]
+        rejected = [*records.rejected, *records.located(rejected)]
         total = len(records.rows) + len(records.rejected)
         report_rejected(rejected, total, directory / REJECTED)
         write_rows(directory / ROWS, rows)
