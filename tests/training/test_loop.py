@@ -20,6 +20,7 @@ from tests.training.networks import llama
 from strop.errors import StropError, StropFailure
 from strop.training.loop import (
     BAD_BATCH,
+    LOGS,
     STATE,
     Objective,
     TrainingConfig,
@@ -134,6 +135,43 @@ def test_lots_do_not_change_the_losses(tmp_path: Path, loss: str) -> None:
         curves.append([one["loss"] for one in trained.history])
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
     assert len(set(curves[0])) > 1
+
+
+def test_patience_ends_a_run_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    """At a rate that ruins the network, no evaluation is better than the first, before any step."""
+    network = llama()
+    add_lora(network, 4, 8.0)
+    before = {name: one.detach().clone() for name, one in network.named_parameters()}
+    config = TrainingConfig(
+        learning_rate=0.5, schedule="constant", warmup=0.0, batch=2, evaluate_every=1, patience=3
+    )
+    row, settings = loss_settings("best-of-n", {})
+    objective = preference_objective(row, settings)
+    trained = train(network, items(40), objective, config, tmp_path, held_out=items(50)[40:])
+    losses = [one["loss"] for one in trained.evaluations]
+    assert losses.index(min(losses)) == trained.best_step == trained.steps - 3 < 17
+    if trained.best_step == 0:
+        for name, one in network.named_parameters():
+            assert torch.equal(one, before[name])
+
+
+def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    network = llama()
+    add_lora(network, 4, 8.0)
+    row, settings = loss_settings("slic", {})
+    config = TrainingConfig(learning_rate=1e-3, batch=4, trackers=("tensorboard",))
+    objective = preference_objective(row, settings)
+    trained = train(network, items(12), objective, config, tmp_path, held_out=items(16)[12:])
+    every = (tmp_path / LOGS).rglob("events.out.tfevents.*")
+    events = min(every, key=lambda path: len(path.parts))  # the settings have one of their own
+    kept = EventAccumulator(str(events.parent))
+    kept.Reload()
+    for tag, rows in (("train/loss", trained.history), ("eval/loss", trained.evaluations)):
+        found = [(one.step, one.value) for one in kept.Scalars(tag)]
+        wanted = [(one["step"], pytest.approx(one["loss"], rel=1e-5)) for one in rows]
+        assert found == wanted
 
 
 def test_every_epoch_takes_each_item_once() -> None:

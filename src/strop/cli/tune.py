@@ -150,7 +150,7 @@ TRAINING_OPTIONS: dict[str, Any] = {
     "tracker": Annotated[
         list[str] | None,
         typer.Option(
-            help="tensorboard, wandb, mlflow or trackio, if installed; can be repeated.",
+            help="tensorboard; wandb, mlflow or trackio, if installed; can be repeated.",
             rich_help_panel=TRAINING,
         ),
     ],

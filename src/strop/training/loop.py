@@ -76,7 +76,7 @@ class TrainingConfig:
     room: int | None = None  #: tokens that are computed at a time (1,024), if no item has more
     evaluate_every: int = 0  #: steps between two evaluations; 0: a quarter of all
     patience: int = 0  #: evaluations without a better loss after which to stop; 0: never
-    trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, where installed
+    trackers: tuple[str, ...] = ()  #: tensorboard; wandb, mlflow or trackio, if installed
     seed: int = 0  #: for the order of the items
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 
 from strop.console import say
@@ -24,6 +25,7 @@ from strop.training.loop import LOGS, ROOM, Objective, TrainingConfig, train
 from strop.training.lora import adapters, save_adapter
 from strop.training.memory import Lengths
 from strop.training.network import NetworkConfig, Source, Trainee
+from strop.training.sequences import Group
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose
 from strop.tuning.drift import Start
@@ -33,7 +35,7 @@ from strop.tuning.stage import Facts
 
 HISTORY, CURVES = "history.jsonl", "curves.svg"
 CHOSEN = "chosen.json"  #: in the work: what the machine decided
-DRIFT_PROMPTS = 64  #: on which the distance from the start is measured, at most
+DRIFT_TOKENS = 4096  #: on which the distance from the start is measured, at most
 TOLD = ("loss", "right", "margin", "chosen", "rejected")  #: figures of which the user is told
 
 
@@ -101,7 +103,7 @@ def fit(
     With `drift`, also measure how far the network moved from its start.
     """
     network, tested = trainee.network, parts.tested
-    groups = [item.group for _, item in tested[:DRIFT_PROMPTS]]
+    groups = within([item.group for _, item in tested], DRIFT_TOKENS)
     room = config.training.room or ROOM
     start = Start(network, groups, room) if drift and len(groups) > 1 else None
     before = measure(network, tested, objective)
@@ -145,6 +147,12 @@ def fit(
         facts["kl_to_start"] = start.divergence(network).to_json()
     used = frozenset(key for key, _ in [*parts.train, *parts.followed])
     return Fitted(facts, after, used)
+
+
+def within(groups: Sequence[Group], most: int) -> list[Group]:
+    """Return the first groups whose completions have so many tokens together, at most."""
+    scored = np.cumsum([sum(map(len, group.completions)) for group in groups])
+    return list(groups[: int((scored <= most).sum())])
 
 
 def settled(source: Source, parts: Parts, config: TuneConfig, work: Path) -> TuneConfig:

@@ -48,7 +48,7 @@ class TrainingOptions:
     checkpointing: bool | None = None  #: compute activations again; else if memory asks for it
     dtype: str | None = None  #: of frozen weights and activations; else what is faster and fits
     room: int | None = None  #: tokens that are computed at a time; else 1,024, or what fits
-    trackers: tuple[str, ...] = ()  #: tensorboard, wandb, mlflow or trackio, if installed
+    trackers: tuple[str, ...] = ()  #: tensorboard; wandb, mlflow or trackio, if installed
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
