@@ -199,6 +199,31 @@ def test_a_loss_that_is_not_finite_stops_with_its_items_saved(tmp_path: Path) ->
     assert len(json.loads((tmp_path / BAD_BATCH).read_text())["tokens"]) == 3
 
 
+def test_held_out_losses_and_weights_that_are_not_finite_stop_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, settings = loss_settings("slic", {})
+    objective = preference_objective(row, settings)
+    network = llama()
+    add_lora(network, 4, 8.0)
+
+    def broken(network: Any, lot: Any, shared: Any) -> Any:
+        loss, rows = objective.loss(network, lot, shared)
+        return (loss, rows) if torch.is_grad_enabled() else (loss * float("nan"), rows)
+
+    data, held = items(4), items(8)[4:]
+    with pytest.raises(StropFailure, match=r"step 0: the loss on held-out .* not finite"):
+        train(network, data, Objective(broken), TrainingConfig(), tmp_path / "a", held)
+
+    def spoil(optimizer: torch.optim.AdamW) -> None:
+        for one in optimizer.param_groups[0]["params"]:
+            one.data.fill_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(StropFailure, match="after step 1 the weights are not finite"):
+        train(network, data, objective, TrainingConfig(batch=4), tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"schedule": "cosin"}, "cosine"), ({"batch": 0}, "batch"), ({"warmup": 2.0}, "warmup")],

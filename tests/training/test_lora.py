@@ -82,6 +82,14 @@ def test_over_packed_weights_it_has_the_gradients_of_the_dequantized_ones() -> N
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_of_the_head_is_refused(tmp_path: Path) -> None:
+    network = llama(tied=False)
+    network.set_submodule("lm_head", LoraLinear(network.lm_head, 2, 4.0))
+    save_adapter(network, "base", tmp_path)
+    with pytest.raises(StropError, match="an adapter of the head"):
+        load_adapter(llama(tied=False), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -162,10 +162,15 @@ def test_dropout_is_off(tmp_path: Path) -> None:
 
     sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 50}
     network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, embd_pdrop=0.5))
-    without_dropout(network)
-    network.train()
+    function = transformers.Starcoder2ForCausalLM(
+        transformers.Starcoder2Config(**SMALL, num_hidden_layers=1, residual_dropout=0.5)
+    )
     ids = torch.tensor([[1, 2, 3]])
-    assert torch.equal(network(ids).logits, network(ids).logits)
+    for one in (network, function):
+        one.train()
+        assert not torch.equal(one(ids).logits, one(ids).logits)
+        without_dropout(one)
+        assert torch.equal(one(ids).logits, one(ids).logits)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,23 @@ def test_with_values_the_target_is_the_best_answer(tokenizer: Tokenizer) -> None
     assert tokenizer.decode(item.target) == "3"
 
 
+def test_a_target_that_the_model_wrote_is_taken_as_it_was(tokenizer: Tokenizer) -> None:
+    """Text can be cut into tokens in several ways; the model's is not the tokenizer's."""
+    end = end_id(tokenizer)
+    whole = answer_ids(tokenizer, "the the")[:-1]
+    single = tuple(
+        token for letter in "the the" for token in tokenizer.encode(letter, special=False)
+    )
+    written = (*single, end)
+    assert tokenizer.decode(written) == "the the"
+    other = answer_ids(tokenizer, "no")
+    row = Preference("a", "the the", "no", reference="the the", tokens=(written, other))
+    for loss in ("best-of-n", "slic"):
+        [(_, item)], _ = preference_items([row], tokenizer, 512, LOSSES[loss])
+        assert item.target == written
+    assert len(whole) <= len(single)
+
+
 def test_a_split_keeps_prompts_together() -> None:
     items = [(f"key {number // 3}", number) for number in range(300)]
     train, held = split(items, 0.3, 0)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from tests.tuning.rows import preferences
 
-from strop.data import prompt_key, read_json, read_rows
+from strop.data import prompt_key, read_json, read_rows, write_rows
 from strop.errors import StropError, StropFailure
-from strop.models import load
+from strop.models import load, pack
 from strop.models.adapters import read_adapter
 from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig
+from strop.tuning import known
 from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs
@@ -221,6 +222,64 @@ def test_sampling_goes_on_where_it_was_stopped(
     whole, parts = ((tmp_path / name / "rows.jsonl").read_text() for name in ("whole", "parts"))
     assert whole == parts
     assert len(lots) == 4
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "pointwise"])
+def test_ranking_goes_on_where_it_was_stopped(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(known, "LOT", 3)
+    taste = preferences(tmp_path / "taste.jsonl", 20, lambda number: (str(number), "no"))
+    reads = RankerConfig(kind, 50, 50)
+    tune_ranker(str(tiny_model), taste, tmp_path / "ranker", reads, config())
+    data = examples(tmp_path / "examples.jsonl", 8)
+    sample(str(tiny_model), data, tmp_path / "drawn", SampleConfig(3, max_tokens=5))
+    rows = read_rows(tmp_path / "drawn" / "rows.jsonl")
+    for row in rows:  # so that all take part
+        row |= {"finish": ["end"] * 3, "candidates": ["a", "b", "c"]}
+    write_rows(tmp_path / "all.jsonl", rows)
+    rank(tmp_path / "ranker", tmp_path / "all.jsonl", tmp_path / "whole")
+    compute, lots = Ranker.computed, []
+
+    def interrupted(self: Ranker, items: Any, places: Any) -> Any:
+        lots.append(len(places))
+        if len(lots) == 3:
+            raise KeyboardInterrupt
+        return compute(self, items, places)
+
+    monkeypatch.setattr(Ranker, "computed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rank(tmp_path / "ranker", tmp_path / "all.jsonl", tmp_path / "parts")
+    rank(tmp_path / "ranker", tmp_path / "all.jsonl", tmp_path / "parts")
+    whole, parts = ((tmp_path / name / "rows.jsonl").read_text() for name in ("whole", "parts"))
+    assert whole == parts
+    assert sum(lots) - lots[2] == (16 if kind == "pairwise" else 8)
+
+
+def test_a_packed_model_is_known_by_what_was_tuned(tiny_model: Path, tmp_path: Path) -> None:
+    data = examples(tmp_path / "examples.jsonl")
+    tune_sft(str(tiny_model), data, tmp_path / "sft", config())
+    pack(str(tmp_path / "sft"), "bfp8", tmp_path / "packed")
+    assert (tmp_path / "packed" / "origins.json").read_bytes() == (
+        tmp_path / "sft" / "origins.json"
+    ).read_bytes()
+    greedy = SampleConfig(1, temperature=0.0, max_tokens=5)
+    fresh = examples(tmp_path / "fresh.jsonl", 40)
+    for name, model in (("after", tmp_path / "packed"), ("before", tiny_model)):
+        sample(str(model), fresh, tmp_path / name, greedy)
+    files = [tmp_path / name / "rows.jsonl" for name in ("after", "before")]
+    used = len(read_json(tmp_path / "sft" / "origins.json")["prompts"])
+    assert judge(*files, tmp_path / "verdict")["trained_on"] == used > 0
+
+
+def test_rows_that_are_left_out_have_their_lines(tiny_model: Path, tmp_path: Path) -> None:
+    data = examples(tmp_path / "examples.jsonl", 20)
+    lines = data.read_text().splitlines()
+    lines[3:3] = ["", "no JSON", json.dumps({"prompt": "x" * 600, "completion": "y"})]
+    data.write_text("\n".join(lines))
+    tune_sft(str(tiny_model), data, tmp_path / "sft", config())
+    rejected = read_rows(tmp_path / "sft" / "rejected.jsonl")
+    assert [row["line"] for row in rejected] == [5, 6]
 
 
 def test_a_whole_model_can_be_trained(tiny_model: Path, tmp_path: Path) -> None:
