@@ -19,7 +19,15 @@ import numpy as np
 
 from engine_models import HERE
 from strop.console import say
-from strop.data import Preference, prompt_key, read_preferences, read_rows, write_json, write_rows
+from strop.data import (
+    Preference,
+    prompt_key,
+    read_json,
+    read_preferences,
+    read_rows,
+    write_json,
+    write_rows,
+)
 from strop.models.environment import environment
 from strop.stats import paired_difference, verdict, wilson
 from strop.training.loop import TrainingConfig
@@ -42,18 +50,15 @@ def fold_of(prompt: Any) -> int:
 
 def judged(kind: str, rows: list[Preference], place: Path, fold: int) -> np.ndarray:
     """Train on all folds but one; return 1 for each pair of that one that is judged right."""
-    kept = place / f"{kind}-{fold}.jsonl"
+    train, output = place / f"train-{fold}.jsonl", place / f"{kind}-{fold}"
+    others = [row for row in rows if fold_of(row.prompt) != fold]
+    columns = ("prompt", "chosen", "rejected")
+    write_rows(train, [{name: getattr(row, name) for name in columns} for row in others])
+    training = TrainingConfig(learning_rate=RATE, epochs=EPOCHS, batch=BATCH)
+    config = TuneConfig(training=training, held_out=0.0)
+    tune_ranker(MODEL, train, output, RankerConfig(kind, TOKENS, TOKENS), config)
+    kept = place / f"{kind}-{fold}-{read_json(output / 'manifest.json')['hash'][:8]}.jsonl"
     if not kept.exists():
-        train = place / f"train-{fold}.jsonl"
-        others = [row for row in rows if fold_of(row.prompt) != fold]
-        write_rows(
-            train,
-            [{"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected} for r in others],
-        )
-        training = TrainingConfig(learning_rate=RATE, epochs=EPOCHS, batch=BATCH)
-        config = TuneConfig(training=training, held_out=0.0)
-        output = place / f"{kind}-{fold}"
-        tune_ranker(MODEL, train, output, RankerConfig(kind, TOKENS, TOKENS), config)
         ranker = Ranker(output)
         own = [row for row in rows if fold_of(row.prompt) == fold]
         if kind == "pairwise":

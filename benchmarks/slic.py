@@ -79,9 +79,8 @@ def abstracts(name: str, most: int) -> list[dict[str, Any]]:
 
 
 def written(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Write rows, unless they are there."""
-    if not path.exists():
-        write_rows(path, rows)
+    """Write rows; stages that were made from the same are not made again."""
+    write_rows(path, rows)
     return path
 
 
@@ -135,10 +134,16 @@ def prepared(place: Path) -> None:
     both = replace(READ, kind="pairwise")
     tune_ranker(MODEL, known["judge"], place / "judge", both, reading)
     for name, other in (("ranker", "judge"), ("judge", "preferences")):
-        kept = place / f"{name}-right.json"
+        kept = right_path(place, name)
         if not kept.exists():
             write_json(kept, right(place / name, known[other]).to_json())
     answers(place / "sft", place)
+
+
+def right_path(place: Path, name: str) -> Path:
+    """Return where it is kept how often a ranker is right."""
+    digest = read_json(place / name / "manifest.json")["hash"][:8]
+    return place / f"{name}-{digest}-right.json"
 
 
 def right(ranker: Path, pairs: Path) -> Interval:
@@ -346,7 +351,7 @@ def main() -> None:
         "model": "SmolLM2-135M-Instruct, whose own linear weights sit on a 4-bit grid",
         "text": f"SciTLDR, abstracts of at most {MOST} tokens",
     }
-    rankers = {name: read_json(place / f"{name}-right.json") for name in ("ranker", "judge")}
+    rankers = {name: read_json(right_path(place, name)) for name in ("ranker", "judge")}
     agrees = agreement(place, seeds)
     write_json(
         RESULTS / "slic.json",

@@ -29,7 +29,7 @@ import engine_process
 from engine_models import HERE, PEERS
 from engine_process import Row, children, rounds
 from strop.console import say
-from strop.data import make_directory, write_json
+from strop.data import make_directory, sha256_json, write_json
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
 from strop.stats import bootstrap
@@ -215,13 +215,14 @@ def main() -> None:
     tokenizer = Tokenizer.from_directory(resolve("smollm2"))
     chosen = fastest_type(resolve("smollm2"))
     often, once = kinds(chosen)
+    digest = sha256_json([SHAPES, often, once])[:8]  # of all that is measured
     cells = []
     for shape, (prompt, answer) in SHAPES.items():
         pairs = arguments.output / f"{shape}.jsonl"
         if not pairs.exists():
             write_pairs(tokenizer, text, prompt, answer, pairs)
         for threads in THREADS:
-            place = arguments.output / f"{shape}-{threads}-{chosen}"
+            place = arguments.output / f"{shape}-{threads}-{digest}"
             rows = rounds(
                 place.with_suffix(".json"),
                 arguments.rounds,
