@@ -49,10 +49,10 @@ def read(
 ) -> list[Numbers]:
     """Read what is known, and compute and keep the rest."""
     with closing(sqlite3.connect(path, timeout=WAIT)) as base:
-        base.execute("CREATE TABLE IF NOT EXISTS known (key TEXT PRIMARY KEY, numbers TEXT)")
+        base.execute("CREATE TABLE IF NOT EXISTS numbers (key TEXT PRIMARY KEY, value TEXT)")
         found: dict[str, Numbers] = {}
         for key in keys:
-            row = base.execute("SELECT numbers FROM known WHERE key = ?", (key,)).fetchone()
+            row = base.execute("SELECT value FROM numbers WHERE key = ?", (key,)).fetchone()
             if row:
                 found[key] = tuple(map(float, json.loads(row[0])))
         missing = [index for index, key in enumerate(keys) if key not in found]
@@ -63,6 +63,6 @@ def read(
                 found |= values
                 rows = [(key, json.dumps(numbers)) for key, numbers in values.items()]
                 with base:
-                    base.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", rows)
+                    base.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", rows)
                 advance(len(lot))
     return [found[key] for key in keys]
