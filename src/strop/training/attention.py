@@ -59,8 +59,8 @@ class Grouped(torch.autograd.Function):  # type: ignore[misc]
         groups: Sequence[Group],
         window: int | None,
     ) -> torch.Tensor:
-        """Return (n, heads, head_dim) for (heads, n, head_dim)."""
-        found = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
+        """Return (n, heads, head_dim) for (heads, n, head_dim); values may have another width."""
+        found = query.new_empty(query.shape[1], query.shape[0], value.shape[2])
         for prompt, own in parts(groups):
             keys, values = seen(key, prompt, own), seen(value, prompt, own)
             for rows, columns in blocks(prompt, own, window):
@@ -68,7 +68,7 @@ class Grouped(torch.autograd.Function):  # type: ignore[misc]
                     stacked(query, rows, key), keys[:, columns], rows, window
                 )
                 mixed = torch.bmm(weights, values[:, columns])
-                found[rows] = mixed.view(query.shape[0], -1, query.shape[2]).transpose(0, 1)
+                found[rows] = mixed.view(query.shape[0], -1, value.shape[2]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, found)
         ctx.groups, ctx.window = groups, window
         return found
