@@ -82,6 +82,30 @@ def test_over_packed_weights_it_has_the_gradients_of_the_dequantized_ones() -> N
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_small_updates_are_not_rounded_away_in_bfloat16() -> None:
+    """Each is a tenth of what a step of bfloat16 is; together they have to give their sum."""
+    torch.manual_seed(0)
+    layer = LoraLinear(nn.Linear(256, 256).to(torch.bfloat16), 4, 4.0)
+    x = torch.randn(512, 256).to(torch.bfloat16).requires_grad_()
+    g = torch.randn(512, 256).to(torch.bfloat16)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        y = layer(x)
+        [slope] = torch.autograd.grad(y, x, g)
+        return y.float(), slope.float()
+
+    before = both()
+    torch.nn.init.normal_(layer.lora_B, std=4e-4)
+    wanted = (
+        x.float() @ layer.lora_A.T @ layer.lora_B.T,
+        g.float() @ layer.lora_B @ layer.lora_A,
+    )
+    for now, old, delta in zip(both(), before, wanted, strict=True):
+        assert float(delta.abs().mean() / now.abs().mean()) < 2**-9
+        share = ((now - old) * delta).sum() / (delta * delta).sum()
+        assert float(share) == pytest.approx(1, abs=0.1)
+
+
 def test_an_adapter_of_the_head_is_refused(tmp_path: Path) -> None:
     network = llama(tied=False)
     network.set_submodule("lm_head", LoraLinear(network.lm_head, 2, 4.0))

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional
 
 from strop.data import write_json
 from strop.errors import StropError
@@ -32,10 +31,14 @@ class LowRank(torch.autograd.Function):  # type: ignore[misc]
         """Multiply rows (n, in) into (n, out)."""
         A, B = A.to(x.dtype), B.to(x.dtype)
         inner = x @ A.T
-        y = functional.linear(x, layer.weight(x.dtype), layer.base.bias)
+        # The small product first: added to a large one that is rounded already, most of it would be
+        # rounded away in bfloat16.
+        y = (inner @ B.T).mul_(layer.scale)
+        if layer.base.bias is not None:
+            y += layer.base.bias
         ctx.save_for_backward(x, inner, A, B)
         ctx.layer = layer
-        return y.addmm_(inner, B.T, alpha=layer.scale)
+        return y.addmm_(x, layer.weight(x.dtype).T)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -45,7 +48,7 @@ class LowRank(torch.autograd.Function):  # type: ignore[misc]
         inner_g = (g @ B).mul_(layer.scale)
         x_g = None
         if ctx.needs_input_grad[0]:
-            x_g = (g @ layer.weight(g.dtype)).addmm_(inner_g, A)
+            x_g = (inner_g @ A).addmm_(g, layer.weight(g.dtype))
         A_g = (inner_g.T @ x).to(layer.lora_A.dtype)
         B_g = (g.T @ inner).mul_(layer.scale).to(layer.lora_B.dtype)
         return x_g, A_g, B_g, None
