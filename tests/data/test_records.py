@@ -43,6 +43,14 @@ def pair(**changes: Any) -> dict[str, Any]:
     return {"prompt": "Hi", "chosen": "Hello.", "rejected": "What?"} | changes
 
 
+def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\r\n', encoding="utf-8-sig", newline="")
+    records = read_examples(path)
+    assert [row.prompt for row in records.rows] == ["a"]
+    assert not records.rejected
+
+
 def test_preferences_as_text_as_messages_and_with_the_prompt_in_the_answers(tmp_path: Path) -> None:
     file = file_of(
         tmp_path,

@@ -16,7 +16,7 @@ from strop.models import load, pack
 from strop.models.adapters import read_adapter
 from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig
-from strop.tuning import known
+from strop.tuning import known, ranker
 from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs
@@ -42,6 +42,8 @@ def examples(path: Path, count: int = 30) -> Path:
 
 def config(rate: float = 1e-2, epochs: float = 2, **network: Any) -> TuneConfig:
     training = TrainingConfig(learning_rate=rate, epochs=epochs, batch=8)
+    # Which type is faster for matrices as small as these changes from moment to moment.
+    network = {"dtype": "float32"} | network
     return TuneConfig(NetworkConfig(**network), training, held_out=0.4)
 
 
@@ -229,6 +231,7 @@ def test_ranking_goes_on_where_it_was_stopped(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(known, "LOT", 3)
+    monkeypatch.setattr(ranker, "fastest_type", lambda directory: "float32")
     taste = preferences(tmp_path / "taste.jsonl", 20, lambda number: (str(number), "no"))
     reads = RankerConfig(kind, 50, 50)
     tune_ranker(str(tiny_model), taste, tmp_path / "ranker", reads, config())

@@ -132,7 +132,8 @@ def read_records(
     for name in columns or {}:
         if name not in known:
             raise unknown_name("column", name, known)
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    text = read_text(path).removeprefix("\ufeff")  # which some editors put before UTF-8
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -351,4 +352,6 @@ def report_rejected(rejected: Sequence[Rejected], total: int, path: Path) -> Non
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     # Escaped: what is rejected may not be Unicode.
     write_text(path, "".join(json.dumps(vars(one)) + "\n" for one in rejected))
-    say(f"{len(rejected)} of {total} rows left out: {reasons} ({path})")
+    # The directory has another parent until its stage is done.
+    place = f"{path.parent.name}/{path.name}"
+    say(f"{len(rejected)} of {total} rows left out: {reasons} ({place})")

@@ -76,7 +76,15 @@ class Parts:
         """Split items by their prompts."""
         seed = config.training.seed
         train, held = split(items, config.held_out, seed)
-        return cls(train, *split(held, 0.5, seed + 1)) if held else cls(train, [], [])
+        if not held:
+            return cls(train, [], [])
+        try:
+            return cls(train, *split(held, 0.5, seed + 1))
+        except StropError as error:
+            raise StropError(
+                f"{len(items)} prompts are too few to hold out {config.held_out:.0%}, half of it "
+                "to follow the run and half to test it: give more, or hold out more, or none"
+            ) from error
 
 
 @dataclass(frozen=True)
