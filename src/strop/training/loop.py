@@ -17,22 +17,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from strop.console import progress, say
 from strop.data import atomic_path, make_directory, write_json
-from strop.errors import StropError, StropFailure, failed_import, unknown_name
+from strop.errors import StropError, StropFailure, unknown_name
 from strop.training.interrupt import deferred
+from strop.training.processes import open_accelerator
 from strop.training.sequences import Group, filled
 
-try:
+if TYPE_CHECKING:
     from accelerate import Accelerator
-    from accelerate.utils import gather_object
-except ImportError as error:
-    raise failed_import(error, ["accelerate"], "tune") from error
 
 STATE, BAD_BATCH, LOGS = "state.pt", "bad-batch.json", "logs"  #: in the work directory
 ROOM = 1024  #: tokens at a time: more are not faster, see docs/decisions.md
@@ -145,7 +143,7 @@ def train(
     for tracker in config.trackers:
         if find_spec(tracker) is None:  # accelerate would go on without it
             raise StropError(f"{tracker} is not installed: pip install {tracker}")
-    accelerator = open_accelerator(config, work)
+    accelerator = open_accelerator(config.trackers, work / LOGS)
     make_directory(work)
     network.train()  # lets layers be checkpointed; nothing here drops out
     run = Run(network, objective, config, accelerator, work)
@@ -180,17 +178,6 @@ def train(
         evaluations=evaluations,
         history=[row for row in run.history if row["kind"] == "step"],
     )
-
-
-def open_accelerator(config: TrainingConfig, work: Path) -> Accelerator:
-    """Open accelerate. Raises StropError for ways to distribute that this loop does not know."""
-    accelerator = Accelerator(log_with=list(config.trackers) or None, project_dir=str(work / LOGS))
-    kind, mixed = accelerator.distributed_type.name, accelerator.mixed_precision
-    if kind != "NO" and not kind.startswith("MULTI_"):
-        raise StropError(f"accelerate is set up for {kind}: only plain processes can be used")
-    if mixed != "no":
-        raise StropError(f"accelerate is set up for {mixed}: use --mixed_precision no, and --dtype")
-    return accelerator
 
 
 def step_count(items: int, config: TrainingConfig) -> int:
@@ -299,6 +286,8 @@ class Run:
         """Add up a number and put rows together over all processes."""
         if self.accelerator.num_processes == 1:
             return total, rows
+        from accelerate.utils import gather_object
+
         found = gather_object([(total, rows)])
         return sum(one for one, _ in found), [row for _, part in found for row in part]
 
@@ -435,7 +424,8 @@ class Run:
                 f"after step {state.step} the weights are not finite: lower the learning rate"
             )
         if self.config.trackers:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:  # end_training would end the processes too
+                tracker.finish()
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:

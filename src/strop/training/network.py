@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from strop.errors import StropError, failed_import, unknown_name
+from strop.errors import StropError, unknown_name
 from strop.models import resolve
 from strop.models.adapters import adapter_base, is_adapter
 from strop.models.checkpoint import open_checkpoint
@@ -18,13 +18,9 @@ from strop.models.tokenizer import Tokenizer
 from strop.models.torch_backend import context_length, load_network
 from strop.training import attention
 from strop.training.lora import adapters, add_lora, load_adapter
+from strop.training.processes import processes
 from strop.training.scoring import completion_logps, token_logps
 from strop.training.sequences import Group, Tokens, lay_out
-
-try:
-    from accelerate import PartialState
-except ImportError as error:
-    raise failed_import(error, ["accelerate"], "tune") from error
 
 RANK, ALPHA = 8, 16.0  #: of new adapters, if nothing else is said
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -115,7 +111,7 @@ def open_trainee(
             add_lora(network, config.rank or RANK, config.alpha or ALPHA)
     if config.checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    return Trainee(network.to(PartialState().device), source)
+    return Trainee(network.to(processes().device), source)
 
 
 def without_dropout(network: Any) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from strop.console import say
 from strop.data import read_json, write_json, write_rows, write_text
@@ -25,6 +24,7 @@ from strop.training.loop import LOGS, ROOM, Objective, TrainingConfig, train
 from strop.training.lora import adapters, save_adapter
 from strop.training.memory import Lengths
 from strop.training.network import NetworkConfig, Source, Trainee
+from strop.training.processes import processes
 from strop.training.sequences import Group
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose
@@ -171,10 +171,10 @@ def settled(source: Source, parts: Parts, config: TuneConfig, work: Path) -> Tun
     network, training = config.network, config.training
     if None not in (network.dtype, network.checkpointing, training.room):
         return config
-    note, processes = work / CHOSEN, PartialState()
-    if processes.is_main_process and not note.exists():
-        write_json(note, chosen(source, parts, config, processes.num_processes))
-    processes.wait_for_everyone()
+    note, everyone = work / CHOSEN, processes()
+    if everyone.is_main_process and not note.exists():
+        write_json(note, chosen(source, parts, config, everyone.num_processes))
+    everyone.wait_for_everyone()
     found = read_json(note)
     try:
         network = replace(network, dtype=found["dtype"], checkpointing=found["checkpointing"])
@@ -184,7 +184,7 @@ def settled(source: Source, parts: Parts, config: TuneConfig, work: Path) -> Tun
     return replace(config, network=network, training=training)
 
 
-def chosen(source: Source, parts: Parts, config: TuneConfig, processes: int) -> Facts:
+def chosen(source: Source, parts: Parts, config: TuneConfig, sharers: int) -> Facts:
     """Return dtype, checkpointing and room of processes on one machine, and say why those."""
     given = {
         key: value
@@ -198,7 +198,7 @@ def chosen(source: Source, parts: Parts, config: TuneConfig, processes: int) -> 
     except StropError as error:
         say(f"float32, {room} tokens at a time: memory cannot be predicted ({error})")
     else:
-        budget = int(SHARE * available_memory() / processes)
+        budget = int(SHARE * available_memory() / sharers)
         choice = choose(facts, longest(parts, config), budget, given, room)
         network, room = choice.network, choice.room
         say(choice.reason)
