@@ -37,6 +37,7 @@ from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
 from strop.stats import Interval, bootstrap, wilson
 from strop.training.loop import TrainingConfig
+from strop.tuning.answers import entering
 from strop.tuning.encode import prompt_ids
 from strop.tuning.fit import TuneConfig
 from strop.tuning.items import preference_items
@@ -44,7 +45,7 @@ from strop.tuning.judge import against_half, judge, length_controlled
 from strop.tuning.losses import LOSSES
 from strop.tuning.overlap import rouge_l
 from strop.tuning.pairs import PairsConfig, pairs
-from strop.tuning.rank import entering, rank
+from strop.tuning.rank import rank
 from strop.tuning.ranker import Ranker, RankerConfig
 from strop.tuning.sample import SampleConfig, sample
 from strop.tuning.tune import tune_preference, tune_ranker, tune_sft
@@ -63,7 +64,8 @@ MAX_TOKENS = 64
 HELD_OUT = 0.25  #: of the prompts of the SFT model and of both rankers
 PARTS = ("sft", "preferences", "judge", "tuning")  #: of the training set
 ARMS = ("more SFT", "best-of-n", "direct", "sample-rank", "dpo")
-RATE = 3e-4  #: of the SFT model and of all arms
+SFT_RATE = 3e-4
+RATE = 1e-4  #: of all arms, if nothing else is said
 RANKER_RATE = 1e-3  #: of both rankers
 EPOCHS, BATCH = 2, 8  #: of all arms and both rankers
 READ = RankerConfig("pointwise", prompt_tokens=320, answer_tokens=MAX_TOKENS)
@@ -122,7 +124,7 @@ def prepared(place: Path) -> None:
     tests = abstracts("dev", MOST)[:TESTED]
     written(place / "tests.jsonl", with_completion(tests))
     written(place / "summaries.jsonl", tests)
-    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(RATE, 1, 0, HELD_OUT))
+    tune_sft(MODEL, place / "sft.jsonl", place / "sft", config(SFT_RATE, 1, 0, HELD_OUT))
     for name in PARTS[1:]:
         one = SampleConfig(1, max_tokens=MAX_TOKENS)
         sample(str(place / "sft"), place / f"{name}.jsonl", place / f"{name}-samples", one)
@@ -158,14 +160,14 @@ def right(ranker: Path, pairs: Path) -> Interval:
     return wilson(sum((one > 0.5) + 0.5 * (one == 0.5) for one in found), len(found))
 
 
-def agreement(place: Path, seeds: Sequence[int]) -> Interval:
+def agreement(seeds: Sequence[Path]) -> Interval:
     """Return how often the ranker and ROUGE-L prefer the same of two samples, mean by prompt.
 
     Pairs of equal ROUGE-L, or that the ranker cannot tell apart, are not counted.
     """
     shares: dict[str, list[float]] = {}
     for seed in seeds:
-        for row in read_rows(place / f"seed-{seed}" / "ranked" / "rows.jsonl"):
+        for row in read_rows(seed / "ranked" / "rows.jsonl"):
             places = entering(row)
             overlap = {at: rouge_l(row["candidates"][at], [row["reference"]]) for at in places}
             value = dict(enumerate(row["values"]))
@@ -185,9 +187,8 @@ def answers(model: Path, place: Path) -> Path:
     return output
 
 
-def one_seed(place: Path, seed: int) -> None:
+def one_seed(place: Path, here: Path, seed: int, rate: float) -> None:
     """Train and judge every arm from one seed."""
-    here = place / f"seed-{seed}"
     here.mkdir(exist_ok=True)
     known = read_rows(place / "tuning-pairs.jsonl")
     order = np.random.default_rng(seed).permutation(len(known))[:PROMPTS]
@@ -201,7 +202,7 @@ def one_seed(place: Path, seed: int) -> None:
     rank(place / "ranker", here / "samples", here / "ranked")
     pairs([here / "ranked"], here / "pairs", PairsConfig(0.0, seed=seed))
     pairs([here / "ranked"], here / "best", PairsConfig(0.0, "best", seed=seed))
-    settings = config(RATE, EPOCHS, seed, 0.0)
+    settings = config(rate, EPOCHS, seed, 0.0)
     human = [{"prompt": row["prompt"], "completion": row["reference"]} for row in read_rows(direct)]
     tune_sft(sft, written(here / "human.jsonl", human), here / "more SFT", settings)
     tune_preference(sft, [here / "best"], here / "best-of-n", "best-of-n", None, settings)
@@ -218,10 +219,10 @@ def by_prompt(path: Path) -> dict[str, dict[str, Any]]:
     return {row["prompt"]: row for row in read_rows(path)}
 
 
-def arm_rows(place: Path, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def arm_rows(place: Path, arm: str, seeds: Sequence[Path]) -> list[dict[str, Any]]:
     """Return a row for each test prompt: wins by seed, and means over seeds of the rest."""
     summaries = {row["prompt"]: row["summaries"] for row in read_rows(place / "summaries.jsonl")}
-    every = [by_prompt(place / f"seed-{seed}" / f"{arm}-verdict" / "rows.jsonl") for seed in seeds]
+    every = [by_prompt(seed / f"{arm}-verdict" / "rows.jsonl") for seed in seeds]
     found = []
     for prompt in every[0]:
         known, rows = summaries[prompt], [rows[prompt] for rows in every]
@@ -239,7 +240,7 @@ def arm_rows(place: Path, arm: str, seeds: Sequence[int]) -> list[dict[str, Any]
     return found
 
 
-def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def result_rows(place: Path, seeds: Sequence[Path]) -> list[dict[str, Any]]:
     """Return the rows of the table."""
     rows: list[dict[str, Any]] = []
     for arm in ARMS:
@@ -278,7 +279,7 @@ def result_rows(place: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
+def cost_rows(here: Path) -> list[dict[str, Any]]:
     """Return what each arm cost for one seed: tokens through the network, memory, seconds.
 
     A token of a pass forward counts once, and so does one of a pass back; a prompt counts once for
@@ -286,7 +287,6 @@ def cost_rows(place: Path, seed: int) -> list[dict[str, Any]]:
     answers inside its loop, score them with the policy, the reference (the policy without its
     adapter) and the ranker, and train on them.
     """
-    here = place / f"seed-{seed}"
     tokenizer = Tokenizer.from_directory(resolve(MODEL))
     samples = read_rows(here / "samples" / "rows.jsonl")
     prompt = sum(len(prompt_ids(tokenizer, row["prompt"])) for row in samples)
@@ -333,15 +333,17 @@ def main() -> None:
     """Do what is not done yet, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/slic"))
-    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--rate", type=float, default=RATE, help="the learning rate of all arms")
     arguments = parser.parse_args()
     place = arguments.output
     place.mkdir(parents=True, exist_ok=True)
     prepared(place)
-    seeds = SEEDS[: arguments.seeds]
-    for seed in seeds:
-        one_seed(place, seed)
+    seeds = [place / f"seed-{seed}-{arguments.rate:g}" for seed in arguments.seeds]
+    for seed, here in zip(arguments.seeds, seeds, strict=True):
+        one_seed(place, here, seed, arguments.rate)
         say(f"seed {seed} is done")
+    name = f"slic_{arguments.rate:g}"
     facts = environment()
     common = {
         "machine": {
@@ -352,17 +354,17 @@ def main() -> None:
         "text": f"SciTLDR, abstracts of at most {MOST} tokens",
     }
     rankers = {name: read_json(right_path(place, name)) for name in ("ranker", "judge")}
-    agrees = agreement(place, seeds)
+    agrees = agreement(seeds)
     write_json(
-        RESULTS / "slic.json",
+        RESULTS / f"{name}.json",
         {
-            "name": "slic",
-            "title": f"Summaries by five ways of tuning against their SFT model, means over "
-            f"{len(seeds)} seeds with 95% intervals over prompts, verdicts corrected for five "
-            f"comparisons. Of a human line and the SFT model's on prompts new to them, the ranker "
-            f"is right on {spelled(rankers['ranker'])} and the judge on "
-            f"{spelled(rankers['judge'])}; of two samples, the ranker and ROUGE-L prefer the same "
-            f"in {spelled(agrees.to_json())}",
+            "name": name,
+            "title": f"Summaries by five ways of tuning against their SFT model, learning rate "
+            f"{arguments.rate:g}, means over {len(seeds)} seeds with 95% intervals over prompts, "
+            f"verdicts corrected for five comparisons. Of a human line and the SFT model's on "
+            f"prompts new to them, the ranker is right on {spelled(rankers['ranker'])} and the "
+            f"judge on {spelled(rankers['judge'])}; of two samples, the ranker and ROUGE-L prefer "
+            f"the same in {spelled(agrees.to_json())}",
             **common,
             "rows": result_rows(place, seeds),
             "rankers": rankers,
@@ -374,10 +376,10 @@ def main() -> None:
             "name": "slic_cost",
             "title": "What one seed costs, in tokens that go through the network",
             **common,
-            "rows": cost_rows(place, 0),
+            "rows": cost_rows(seeds[0]),
         },
     )
-    print(table("slic"))
+    print(table(name))
     print(table("slic_cost"))
 
 

@@ -138,6 +138,7 @@ def test_what_fits_in_no_setting_fails_in_one_line(tiny_model: Path, run: Any, t
     ("arguments", "message"),
     [
         (("--memory", "4gb"), "'4gb' is not a size: write such as 4GB, 3.5GiB or 800MB"),
+        (("--memory", ""), "'' is not a size"),
         (("--memory", "0GB"), "'0GB' is not a size"),
         (("--task", "tune_"), "unknown task 'tune_': did you mean 'tune'?"),
         (("--prompt-tokens", "600"), "650 tokens of prompt and completion do not fit"),

@@ -81,6 +81,8 @@ BAD = [
     (pair(chosen=None), "chosen is neither text nor messages"),
     (pair(prompt=[{"role": "user"}]), "prompt: a message needs role and content"),
     (pair(prompt=[{"role": "robot", "content": "x"}]), "not a role and a text: 'robot'"),
+    (pair(prompt=[USER, said("Yes?")]), "the prompt ends with the assistant's message"),
+    ({"chosen": [said("a")] * 2, "rejected": [said("a"), said("b")]}, "ends with the assistant's"),
     (pair(chosen=[USER]), "chosen does not end with the assistant's message"),
     (pair(chosen=[USER, said("a")], rejected=[said("b")]), "answer different prompts"),
     (pair(prompt="Other", chosen=[USER, said("a")], rejected=[USER, said("b")]), "is not that"),

@@ -17,10 +17,11 @@ from strop.models.adapters import read_adapter
 from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig
 from strop.tuning import known, ranker
+from strop.tuning.answers import entering
 from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs
-from strop.tuning.rank import entering, rank
+from strop.tuning.rank import rank
 from strop.tuning.ranker import Ranker, RankerConfig
 from strop.tuning.sample import SampleConfig, sample
 from strop.tuning.stage import run_stage
@@ -231,7 +232,8 @@ def test_ranking_goes_on_where_it_was_stopped(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(known, "LOT", 3)
-    monkeypatch.setattr(ranker, "fastest_type", lambda directory: "float32")
+    fastest = iter(["float32", "float32", "bfloat16"])  # a probe may say another when it goes on
+    monkeypatch.setattr(ranker, "fastest_type", lambda directory: next(fastest))
     taste = preferences(tmp_path / "taste.jsonl", 20, lambda number: (str(number), "no"))
     reads = RankerConfig(kind, 50, 50)
     tune_ranker(str(tiny_model), taste, tmp_path / "ranker", reads, config())
@@ -317,7 +319,18 @@ def test_bad_data_is_one_line(
     data = preferences(tmp_path / "p.jsonl", len(rows), lambda n: rows[n])
     with pytest.raises(StropError, match=said):
         tune_preference(str(tiny_model), [data], tmp_path / "t", config=config())
-    assert not (tmp_path / "t").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("t")] == []
+
+
+def test_places_that_hold_something_else_are_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    said = "is a directory without rows.jsonl"
+    with pytest.raises(StropError, match=said):
+        tune_preference(str(tiny_model), [tmp_path], tmp_path / "t")
+    with pytest.raises(StropError, match=said):
+        pairs([tmp_path], tmp_path / "t")
+    data = examples(tmp_path / "examples.jsonl")
+    with pytest.raises(StropError, match="is not a ranker"):
+        rank(tiny_model, data, tmp_path / "t")
 
 
 def test_settings_that_do_not_apply_are_one_line(tiny_model: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def plan(
 
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
-    budget = read_size(memory) if memory else int(SHARE * available_memory())
+    budget = int(SHARE * available_memory()) if memory is None else read_size(memory)
     found: Sequence[Candidate | Option]
     if task == "tune":
         model = base_of(model)

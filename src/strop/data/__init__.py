@@ -27,7 +27,7 @@ from strop.data.records import (
     report_rejected,
     write_rows,
 )
-from strop.data.work import begin_or_go_on, clear
+from strop.data.work import begin_or_go_on, clear, nothing_done
 
 __all__ = [
     "Asked",
@@ -41,6 +41,7 @@ __all__ = [
     "clear",
     "held_out",
     "make_directory",
+    "nothing_done",
     "prompt_key",
     "read_examples",
     "read_json",

@@ -249,7 +249,7 @@ def joined_prompt(row: Mapping[str, Any], before: tuple[Message, ...]) -> Prompt
     if given is None:
         if not before:
             raise BadRow("no prompt")
-        return before
+        return unanswered(before)
     prompt = prompt_of(given)
     if before and before not in (prompt, ({"role": "user", "content": prompt},)):
         raise BadRow("the prompt is not that of the answer")
@@ -259,12 +259,19 @@ def joined_prompt(row: Mapping[str, Any], before: tuple[Message, ...]) -> Prompt
 def prompt_of(value: Any) -> Prompt:
     """Check a prompt."""
     if isinstance(value, list):
-        return messages_of(value, "prompt")
+        return unanswered(messages_of(value, "prompt"))
     if not isinstance(value, str):
         raise BadRow("prompt is neither text nor messages")
     if not value.strip():
         raise BadRow("empty prompt")
     return checked_text(value, "prompt")
+
+
+def unanswered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Check that the messages of a prompt leave something to answer."""
+    if messages[-1]["role"] == "assistant":
+        raise BadRow("the prompt ends with the assistant's message: there is nothing to answer")
+    return messages
 
 
 def answer_of(value: Any, column: str) -> tuple[tuple[Message, ...], str]:

@@ -28,6 +28,11 @@ def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
     write_json(note, settings)
 
 
+def nothing_done(work: Path) -> bool:
+    """Tell whether the settings are all that the work holds."""
+    return [path.name for path in work.iterdir()] == [SETTINGS]
+
+
 def clear(work: Path) -> None:
     """Remove the work: the settings last, so that what is left of it is never taken for other."""
     for path in work.iterdir():

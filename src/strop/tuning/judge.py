@@ -14,11 +14,11 @@ from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.errors import StropError
 from strop.stats import Interval, bootstrap, mean, paired_difference, verdict, wilson
 from strop.stats.resampling import Rows
+from strop.tuning.answers import check_samples, prompt_of
 from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
-from strop.tuning.rank import check_samples, prompt_of
-from strop.tuning.ranker import MARGINS, Ranker
+from strop.tuning.ranker import Ranker
 from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 STEPS = 30  #: of Newton's method
@@ -54,7 +54,7 @@ def judge(
 
     def make(directory: Path, place: Path) -> Facts:
         both, left_out = matched(places, known.prompts)
-        reads = Ranker(ranker, place / MARGINS) if ranker else None
+        reads = Ranker(ranker, place) if ranker else None
         return judged(both, reads, directory) | left_out
 
     settings = {"candidate": str(candidate), "baseline": str(baseline), "ranker": str(ranker)}

@@ -50,5 +50,7 @@ def origins_of(places: Iterable[Path]) -> Origins:
 
 
 def ranker_hash(directory: Path) -> str:
-    """Identify a ranker by its weights, its base, and how it asks."""
+    """Identify a ranker by its weights, its base, and how it asks; StropError if it is none."""
+    if not (directory / RANKER).is_file():
+        raise StropError(f"{directory}: is not a ranker, which strop tune ranker makes")
     return sha256_json([model_identity(str(directory)), sha256_file(directory / RANKER)])

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from strop.console import say
-from strop.data import Prompt, read_rows, sha256_file, write_rows
-from strop.errors import StropError
+from strop.data import read_rows, sha256_file, write_rows
+from strop.tuning.answers import check_samples, entering, every, prompt_of
 from strop.tuning.origins import Origins, origins_of, ranker_hash
-from strop.tuning.ranker import MARGINS, Ranker
+from strop.tuning.ranker import Ranker
 from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 
@@ -39,7 +39,7 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
     def make(directory: Path, place: Path) -> Facts:
         rows = read_rows(path)
         check_samples(rows, path)
-        loaded = Ranker(ranker, place / MARGINS)
+        loaded = Ranker(ranker, place)
         entrants = [entering(row) for row in rows]
         if loaded.config.kind == "pairwise":
             compared = tournaments(loaded, rows, entrants)
@@ -63,39 +63,6 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
         }
 
     return run_stage("rank", output, {"ranker": str(ranker)}, inputs, make, work)
-
-
-def check_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Raise StropError unless the rows are those of a sampling stage."""
-    for number, row in enumerate(rows, start=1):
-        for column in ("prompt", "candidates", "tokens", "finish"):
-            if column not in row:
-                raise StropError(f"{path}:{number}: no column '{column}': not rows of strop sample")
-    if not rows:
-        raise StropError(f"{path}: no rows")
-
-
-def every(row: Mapping[str, Any]) -> range:
-    """Return the places of a row's candidates."""
-    return range(len(row["candidates"]))
-
-
-def prompt_of(row: Mapping[str, Any]) -> Prompt:
-    """Return a row's prompt."""
-    prompt = row["prompt"]
-    return prompt if isinstance(prompt, str) else tuple(prompt)
-
-
-def entering(row: Mapping[str, Any]) -> list[int]:
-    """Return the candidates that are whole, not empty, and not equal to one before."""
-    seen: set[str] = set()
-    found = []
-    for place in every(row):
-        text = row["candidates"][place].strip()
-        if row["finish"][place] in ("end", "stop") and text and text not in seen:
-            seen.add(text)
-            found.append(place)
-    return found
 
 
 def all_values(

@@ -24,13 +24,13 @@ from strop.decoding.cache import common_prefix
 from strop.errors import StropError, unknown_name
 from strop.training.fitting import fastest_type
 from strop.training.loop import ROOM, Objective, Row
-from strop.training.network import NetworkConfig, Source, open_source, open_trainee
+from strop.training.network import DTYPES, NetworkConfig, Source, open_source, open_trainee
 from strop.training.scoring import last_states
 from strop.training.sequences import Group, Tokens, filled, lay_out
 from strop.tuning.known import Numbers, looked_up
 from strop.tuning.origins import RANKER
 
-MARGINS = "margins.sqlite"  #: in the work of a stage: what was read so far
+TYPE, MARGINS = "dtype.json", "margins.sqlite"  #: in the work of a stage that reads
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def ranker_objective(reader: Reader) -> Objective:
 class Ranker:
     """A ranker that was trained."""
 
-    def __init__(self, directory: Path, kept: Path | None = None) -> None:
-        """Load it; what it reads is kept in a file, if one is given.
+    def __init__(self, directory: Path, work: Path | None = None) -> None:
+        """Load it; what it reads is kept in `work`, so that another goes on with it in its type.
 
         Raises StropError for a directory that holds no ranker.
         """
@@ -177,11 +177,11 @@ class Ranker:
         except TypeError as error:
             raise StropError(f"{directory / RANKER}: not of a ranker") from error
         source = open_source(str(directory))
-        self.dtype = fastest_type(source.directory)
+        self.dtype = type_to_read(source.directory, work)
         trainee = open_trainee(source, NetworkConfig(dtype=self.dtype))
         self.network = trainee.network
         self.reader = Reader(trainee.source, self.config)
-        self.kept = kept
+        self.kept = work / MARGINS if work else None
         say(f"{directory}: reads in {self.dtype}, the fastest here")
 
     def prefer(self, rows: Sequence[tuple[Prompt, str, str]]) -> list[float]:
@@ -213,6 +213,19 @@ class Ranker:
             rows = (tuple(one.tolist()) for one in every.split(counts))
             found.update(zip(part, rows, strict=True))
         return [found[index] for index in range(len(places))]
+
+
+def type_to_read(model: Path, work: Path | None) -> str:
+    """Return the fastest type here, or the one that reading was begun in."""
+    if work is None:
+        return fastest_type(model)
+    note = work / TYPE
+    if not note.exists():
+        write_json(note, fastest_type(model))
+    found = read_json(note)
+    if found not in DTYPES:
+        raise StropError(f"{note} is damaged: remove it")
+    return str(found)
 
 
 def sigmoid(x: float) -> float:

@@ -22,6 +22,7 @@ from strop.data import (
     begin_or_go_on,
     clear,
     make_directory,
+    nothing_done,
     read_json,
     sha256_file,
     sha256_json,
@@ -70,9 +71,14 @@ def run_stage(
             return make(Path(folder), work)
     with only_one_in(work):
         begin_or_go_on(work, {"sha256": digest})
-        with atomic_path(output) as partial:
-            partial.mkdir(parents=True)
-            facts = recorded(partial, plan | {"hash": digest}, lambda: make(partial, work))
+        try:
+            with atomic_path(output) as partial:
+                partial.mkdir(parents=True)
+                facts = recorded(partial, plan | {"hash": digest}, lambda: make(partial, work))
+        except StropError:
+            if own and nothing_done(work):  # bad input, most likely
+                clear(work)
+            raise
         if own:
             clear(work)
     return facts
@@ -131,5 +137,12 @@ def unchanged(output: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def rows_path(place: Path) -> Path:
-    """Return the file of rows that a stage's directory, or a path to a file, stands for."""
-    return place / ROWS if place.is_dir() else place
+    """Return the file of rows that a stage's directory, or a path to a file, stands for.
+
+    Raises StropError for a directory without one.
+    """
+    if not place.is_dir():
+        return place
+    if not (place / ROWS).is_file():
+        raise StropError(f"{place}: is a directory without {ROWS}, which a stage writes")
+    return place / ROWS
