@@ -18,9 +18,10 @@ from strop.models.architecture import Architecture
 from strop.models.memory import ModelFacts, packed_as, read_facts
 from strop.models.trial import in_fresh_process
 from strop.training import fitting
-from strop.training.fitting import ROOM, Setting, Speeds, choose, most_groups, step_seconds
+from strop.training.fitting import Setting, Speeds, choose, most_groups, step_seconds
 from strop.training.lora import add_lora
 from strop.training.memory import (
+    ROOM,
     Lengths,
     attention_kept,
     head,

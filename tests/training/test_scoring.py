@@ -12,7 +12,8 @@ from tests.training.networks import llama, qwen_with_window, some_groups
 
 from strop.training import attention
 from strop.training.lora import adapters, add_lora
-from strop.training.scoring import ROWS, completion_logps, token_logps
+from strop.training.memory import ROWS
+from strop.training.scoring import completion_logps, token_logps
 from strop.training.sequences import Group, filled, lay_out
 
 

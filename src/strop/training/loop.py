@@ -26,6 +26,7 @@ from strop.console import progress, say
 from strop.data import atomic_path, make_directory, write_json
 from strop.errors import StropError, StropFailure, unknown_name
 from strop.training.interrupt import deferred
+from strop.training.memory import ROOM
 from strop.training.processes import open_accelerator
 from strop.training.sequences import Group, filled
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, BAD_BATCH, LOGS = "state.pt", "bad-batch.json", "logs"  #: in the work directory
-ROOM = 1024  #: tokens at a time: more are not faster, see docs/decisions.md
 EVALUATIONS = 4  #: of a run, if nothing else is said
 SAVING = 0.05  #: part of the time, at most
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  #: that accelerate knows, of those named

@@ -18,7 +18,8 @@ from strop.models.memory import FLOAT, ModelFacts, Peak, largest, libraries
 WIDTHS = {"float32": 4, "bfloat16": 2}
 STORED = {"float32": "F32", "bfloat16": "BF16"}  #: as safetensors names them
 RANK = 8  #: of adapters, if nothing is said
-ROWS = 128  #: of logits at a time, see strop.training.scoring
+ROOM = 1024  #: tokens at a time that are enough: 1290 instead of 430 were 4% faster, measured
+ROWS = 128  #: of logits at a time: 25 MB with a vocabulary of 49,152
 
 # What the allocator loses between tensors, as a part of what all layers would keep without
 # checkpointing. Measured with glibc 2.36 (0.47 to 0.68, 0.6 to 0.69, 0.44 to 0.54), which

@@ -18,11 +18,12 @@ from strop.models.tokenizer import Tokenizer
 from strop.models.torch_backend import context_length, load_network
 from strop.training import attention
 from strop.training.lora import adapters, add_lora, load_adapter
+from strop.training.memory import RANK
 from strop.training.processes import processes
 from strop.training.scoring import completion_logps, token_logps
 from strop.training.sequences import Group, Tokens, lay_out
 
-RANK, ALPHA = 8, 16.0  #: of new adapters, if nothing else is said
+ALPHA = 16.0  #: of new adapters, if nothing else is said
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

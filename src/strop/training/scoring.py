@@ -9,9 +9,8 @@ import torch
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
+from strop.training.memory import ROWS
 from strop.training.sequences import Layout
-
-ROWS = 128  #: of logits that exist at a time: 25 MB with a vocabulary of 49,152
 
 
 class FrozenHead(torch.autograd.Function):  # type: ignore[misc]

@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import linear
 
 from strop.stats import Interval, bootstrap
-from strop.training.scoring import ROWS, head_weight, last_states
+from strop.training.memory import ROWS
+from strop.training.scoring import head_weight, last_states
 from strop.training.sequences import Group, filled, lay_out
 
 

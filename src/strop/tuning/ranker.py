@@ -23,7 +23,8 @@ from strop.data import Prompt, read_json, sha256_json, write_json
 from strop.decoding.cache import common_prefix
 from strop.errors import StropError, unknown_name
 from strop.training.fitting import fastest_type
-from strop.training.loop import ROOM, Objective, Row
+from strop.training.loop import Objective, Row
+from strop.training.memory import ROOM
 from strop.training.network import DTYPES, NetworkConfig, Source, open_source, open_trainee
 from strop.training.scoring import last_states
 from strop.training.sequences import Group, Tokens, filled, lay_out
