@@ -239,10 +239,17 @@ def write_results(cells: Sequence[Cell]) -> None:
     facts = environment()
     level = "avx512" if "avx512f" in facts["instruction_sets"] else "avx2"
     others = max(row["others"] for cell in cells for rows in cell.rows for row in rows)
+    [peer] = {
+        found["version"]
+        for cell in cells
+        for kind, rows in cell.each()
+        for row in rows
+        if "version" in (found := row[kind.key])
+    }
     machine = {
         "processor": facts["processor"],
         "instructions": " ".join(facts["instruction_sets"]),
-        "torch": f"torch {facts['versions']['torch']}, TRL 1.16.0",
+        "torch": f"torch {facts['versions']['torch']}, {peer}",
     }
     result = {
         "name": f"tuning_{level}",

@@ -9,6 +9,7 @@ import json
 import resource
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def main() -> None:
     trainer(kind, dtype, common, given, completion).train()
     seconds = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print("RESULT " + json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    found = {"seconds": seconds, "peak_bytes": peak, "version": f"TRL {version('trl')}"}
+    print("RESULT " + json.dumps(found))
 
 
 if __name__ == "__main__":
