@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from strop.console import say
 from strop.data import (
     Rejected,
     prompt_key,
@@ -84,11 +83,9 @@ def pairs(
             raise StropError("no pair is left: all are ties or came before")
         write_rows(directory / ROWS, found)
         origins_of(sources).write(directory)
-        prompts = len({prompt_key(prompt_of(row)) for row in found})
-        say(f"{len(found)} pairs for {prompts} prompts")
         return {
             "pairs": len(found),
-            "prompts": prompts,
+            "prompts": len({prompt_key(prompt_of(row)) for row in found}),
             "rejected": len(rejected),
             "by_source": list(counts.values()),
             **lengths(found),
