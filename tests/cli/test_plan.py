@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 
 from strop.cli import main
 from strop.cli.main import app
 from strop.cli.plan import commands, duration
+from strop.data import read_json
 from strop.models.fitting import options
 from strop.models.memory import read_facts
+from strop.models.torch_backend import load_network
 from strop.training import fitting
 from strop.training.fitting import Speeds
+from strop.training.lora import add_lora, save_adapter
 from strop.training.memory import Lengths
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,6 +112,20 @@ def test_ways_to_generate_without_pytorch(tiny_model: Path) -> None:
     assert "-> bfp8, keys and values fp16" in result.stdout
     assert "bfp8, keys and values fp16: the most precise that fits" in lines
     assert lines[-1].split()[:2] == ["strop", "generate"]
+
+
+def test_an_adapter_is_gone_on_with(tiny_model: Path, tmp_path: Path, run: Any) -> None:
+    network = load_network(tiny_model, read_json(tiny_model / "config.json"), torch.float32)
+    add_lora(network, 3, 16.0)
+    save_adapter(network, str(tiny_model), tmp_path)
+    code, out, _ = run("plan", tmp_path, *SHORT, "--memory", "4GB", "--json")
+    found = json.loads(out)["settings"]
+    assert code == 0
+    assert {(one["rank"], one["base"]) for one in found} == {(3, None)}
+    _, out, _ = run("plan", tmp_path, *SHORT, "--memory", "4GB")
+    assert f"strop tune preference {tmp_path} " in out
+    code, _, err = run("plan", tmp_path, *SHORT, "--rank", 4)
+    assert (code, "is an adapter of rank 3: leave out --rank" in err) == (2, True)
 
 
 def test_without_memory_it_is_what_the_machine_has(tiny_model: Path, run: Any) -> None:

@@ -132,6 +132,12 @@ def test_examples_and_prompts(tmp_path: Path) -> None:
         read_examples(file_of(tmp_path, {"prompt": "Hi"}))
 
 
+def test_a_prompt_is_known_as_text_and_as_the_message_of_a_user() -> None:
+    assert prompt_key("Hi") == prompt_key((USER,))
+    others = ("Ho", ({"role": "system", "content": "Hi"},), (USER, said("a"), USER))
+    assert prompt_key("Hi") not in map(prompt_key, others)
+
+
 def test_what_is_held_out_depends_on_the_prompt_alone() -> None:
     keys = [prompt_key(f"prompt {number}") for number in range(4000)]
     part = [held_out(key, 0.25) for key in keys]
@@ -139,7 +145,6 @@ def test_what_is_held_out_depends_on_the_prompt_alone() -> None:
     assert part == [held_out(key, 0.25) for key in keys]
     assert part != [held_out(key, 0.25, seed=1) for key in keys]
     assert all(held_out(key, 0.5) for key, one in zip(keys, part, strict=True) if one)
-    assert prompt_key("Hi") != prompt_key((USER,))
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none())))

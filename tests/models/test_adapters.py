@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
+from tests.training.networks import merged as summed
 from torch import nn
 
 from strop.data import read_json, write_json
@@ -88,7 +89,7 @@ def test_it_is_the_base_with_other_matrices(tiny_model: Path, tmp_path: Path) ->
         A, B = (one.astype(np.float64) for one in given[module])
         rounded_once = (base.read(name) + 1.5 * (B @ A)).astype(np.float32)
         assert np.array_equal(merged.read(name), rounded_once), name
-        theirs = layers[module].merged().detach().numpy()
+        theirs = summed(layers[module]).detach().numpy()
         np.testing.assert_allclose(merged.read(name), theirs, rtol=0, atol=2e-7)
         assert not np.allclose(merged.read(name), base.read(name), atol=1e-3)
     model = TorchModel("merged", merged.directory)
@@ -264,10 +265,10 @@ def test_what_does_not_fit_is_one_error_and_leaves_nothing(case: str, adapter: P
         ({"peft_type": "IA3"}, "not a LoRA adapter"),
         ({"use_rslora": True}, "adapters with use_rslora cannot be read"),
         ({"modules_to_save": ["lm_head"]}, "adapters with modules_to_save"),
-        ({"r": 0}, "not a rank and a number"),
+        ({"r": 0}, "r is not a rank: 0"),
         ({"r": 8}, "does not have rank 8"),
         ({"lora_alpha": float("nan")}, None),
-        ({"lora_alpha": "16"}, "not a rank and a number"),
+        ({"lora_alpha": "16"}, "lora_alpha is not a number: '16'"),
         ({"base_model_name_or_path": None}, "no base_model_name_or_path"),
         ({"base_model_name_or_path": "./nowhere"}, "its base cannot be had: nowhere: no such"),
         ({"base_model_name_or_path": "~nobody-here/x"}, "its base cannot be had: .*no such home"),
@@ -280,7 +281,7 @@ def test_a_configuration_that_is_not_read(
     if reason is None:  # JSON files of Python hold such numbers
         path = adapter / CONFIG
         path.write_text(path.read_text().replace("6.0", "NaN"))
-        reason = "not a rank and a number"
+        reason = "lora_alpha is not a number: nan"
     else:
         edited(adapter, **changes)
     with pytest.raises(StropError, match=reason):

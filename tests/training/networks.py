@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from strop.training import attention
+from strop.training.lora import LoraLinear
 from strop.training.sequences import Group, Tokens
 
 SIZES: dict[str, Any] = {
@@ -57,3 +58,8 @@ def some_groups(count: int, seed: int = 0) -> list[Group]:
         )
         for _ in range(count)
     ]
+
+
+def merged(layer: LoraLinear) -> torch.Tensor:
+    """Return W + scale B A in float32."""
+    return layer.weight(torch.float32) + layer.scale * (layer.lora_B @ layer.lora_A).float()

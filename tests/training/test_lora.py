@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.networks import llama
+from tests.training.networks import llama, merged
 from torch import nn
 from torch.nn.functional import linear
 
@@ -53,11 +53,19 @@ def test_peft_reads_our_adapter_and_we_read_peft_s(tmp_path: Path) -> None:
     torch.testing.assert_close(again(IDS).logits, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [1, 7, 49])
+def test_alpha_is_read_as_it_was_given(tmp_path: Path, rank: int) -> None:
+    network = llama()
+    add_lora(network, rank, 16.0)  # 16 / 49 * 49 is not 16
+    save_adapter(network, "base", tmp_path)
+    assert read_json(tmp_path / CONFIG)["lora_alpha"] == 16
+
+
 def test_merged_weights_give_the_same() -> None:
     network = changed_adapters()
     before = network(IDS).logits
     for name, layer in adapters(network).items():
-        layer.base.weight.data = layer.merged()
+        layer.base.weight.data = merged(layer)
         network.set_submodule(name, layer.base)
     torch.testing.assert_close(network(IDS).logits, before, rtol=0, atol=1e-5)
 

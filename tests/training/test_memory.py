@@ -202,7 +202,7 @@ def test_time_follows_the_passes(facts: ModelFacts) -> None:
     assert step_seconds(packed_as(facts, "bfp8"), Setting(), LENGTHS, SLOW) > seconds[0]
 
 
-def test_nothing_is_probed_for_more_than_a_moment(facts: ModelFacts) -> None:
+def test_a_probe_measures_something(facts: ModelFacts) -> None:
     speeds = fitting.probed(facts)
     assert speeds is not None
     assert min(*speeds.products.values(), speeds.dequantized) > 0

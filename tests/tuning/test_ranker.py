@@ -158,7 +158,8 @@ def test_divergence_is_that_of_the_plain_distributions(trainee: Trainee) -> None
 
     groups = [Group((5, 6, 7), ((8, 9), (10, 11, 12))), Group((5, 9), ((20,),))]
     network = trainee.network
-    start = Start(network, groups, 100)
+    start = Start(network, ["a", "b"], groups, 100)
+    by_prompt = Start(network, ["a", "b", "a"], [*groups, groups[0]], 100)
     assert start.divergence(network).estimate == pytest.approx(0, abs=1e-6)
 
     def logits(tokens: tuple[int, ...], last: int) -> torch.Tensor:
@@ -179,3 +180,4 @@ def test_divergence_is_that_of_the_plain_distributions(trainee: Trainee) -> None
     after = every()
     wanted = (before.exp() * (before - after)).sum(-1).mean()
     assert start.divergence(network).estimate == pytest.approx(float(wanted), rel=1e-4)
+    assert (start.divergence(network).n, by_prompt.divergence(network).n) == (2, 2)

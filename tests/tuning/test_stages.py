@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,30 @@ def test_a_whole_model_can_be_trained(tiny_model: Path, tmp_path: Path) -> None:
         config(rank=0, dtype="bfloat16")
 
 
+def test_a_whole_model_of_a_whole_model_is_done_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files beside the weights go along, but not those that say what the first was made of."""
+    taste = preferences(tmp_path / "taste.jsonl", 20, lambda number: ("yes", "no"))
+    reads = RankerConfig("pointwise", 50, 50)
+    tune_ranker(str(tiny_model), taste, tmp_path / "ranker", reads, config(rank=0))
+    data = examples(tmp_path / "examples.jsonl")
+    tune_sft(str(tmp_path / "ranker"), data, tmp_path / "out", config(rank=0))
+    with pytest.raises(StropError, match="is not a ranker"):
+        rank(tmp_path / "out", data, tmp_path / "ranked")
+    monkeypatch.setattr("strop.tuning.tune.fit", lambda *_: pytest.fail("made again"))
+    tune_sft(str(tmp_path / "ranker"), data, tmp_path / "out", config(rank=0))
+
+
+def test_kto_takes_answers_of_both_held_out_halves(tiny_model: Path, tmp_path: Path) -> None:
+    """Each half may have one prompt; the other answer of an item is of another prompt."""
+    data = preferences(tmp_path / "p.jsonl", 12, lambda number: ("yes", "no"))
+    training = TrainingConfig(learning_rate=1e-3, batch=8)
+    one = TuneConfig(NetworkConfig(dtype="float32"), training, held_out=0.17)
+    facts = tune_preference(str(tiny_model), [data], tmp_path / "t", "kto", None, one)
+    assert facts["followed_prompts"] == facts["tested_prompts"] == 1
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_items(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -397,8 +422,13 @@ def test_pairs_of_a_tournament(tmp_path: Path) -> None:
     [row] = read_rows(tmp_path / "out" / "rows.jsonl")
     assert (row["chosen"], row["rejected"], row["reference"]) == ("b", "a", "given")
     assert (row["chosen_tokens"], row["rejected_tokens"]) == ([2], [1])
-    reasons = [one["reason"] for one in read_rows(tmp_path / "out" / "rejected.jsonl")]
-    assert sorted(reasons) == ["came before", "tie", "tie"]
+    assert read_json(tmp_path / "out" / "manifest.json")["facts"]["by_source"] == [1, 0]
+    out = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert [(one["line"], one["reason"]) for one in out] == [
+        (1, "tie"),
+        (1, "came before"),
+        (1, "tie"),
+    ]
     best = PairsConfig(least_margin=0, reference="best")
     assert pairs([place], tmp_path / "best", best)["pairs"] == 2
     assert {row["reference"] for row in read_rows(tmp_path / "best" / "rows.jsonl")} == {"b"}
@@ -466,6 +496,10 @@ def test_log_probabilities_before_tuning_are_computed_once(
     assert asked == [1]
     reference.reference_logps(network, groups, "another model", 64)
     assert asked == [1, 64, 36]
+    with sqlite3.connect(tmp_path / "cache" / reference.FILE) as base:
+        base.execute("UPDATE numbers SET value = 'none'")
+    again = reference.reference_logps(network, groups[:3], "model", 64)
+    np.testing.assert_allclose(np.array(again), np.array(first[:3]), atol=1e-5)
     (tmp_path / "cache" / reference.FILE).write_text("damaged" * 1000)
     again = reference.reference_logps(network, groups, "model", 64)
     np.testing.assert_allclose(np.array(again), np.array(first), atol=1e-5)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strop.cli.options import Model
-from strop.errors import StropFailure, unknown_name
+from strop.errors import StropError, StropFailure, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +90,14 @@ def plan(
     budget = int(SHARE * available_memory()) if memory is None else read_size(memory)
     found: Sequence[Candidate | Option]
     if task == "tune":
-        model = base_of(model)
-        facts = read_facts(resolve(model))
+        base, rank = trained_on(model, rank)
+        facts = read_facts(resolve(base))
         lengths = Lengths(prompt_tokens, completion_tokens, completions, batch)
         speeds = probed(facts)
-        found = candidates = fitting(facts, lengths, budget, speeds, rank)
+        candidates = fitting(facts, lengths, budget, speeds, rank)
+        if base != model:  # an adapter is gone on with on the weights that it is for
+            candidates = [one for one in candidates if not one.base]
+        found = candidates
         why = reason(candidates[0], candidates, speeds)
     else:
         facts = read_facts(resolve(model))
@@ -120,11 +123,17 @@ def plan(
         explain(model, first, measured)
 
 
-def base_of(model: str) -> str:
-    """Return the model that is loaded to train it: of a directory with an adapter, its base."""
-    from strop.models.adapters import adapter_base, is_adapter
+def trained_on(model: str, rank: int | None) -> tuple[str, int | None]:
+    """Return what is loaded to train a model, and the rank: of an adapter, its base and its own."""
+    from strop.models.adapters import adapter_base, adapter_rank, is_adapter
 
-    return adapter_base(Path(model).expanduser()) if is_adapter(model) else model
+    if not is_adapter(model):
+        return model, rank
+    path = Path(model).expanduser()
+    own = adapter_rank(path)
+    if rank not in (None, own):
+        raise StropError(f"{model} is an adapter of rank {own}: leave out --rank")
+    return adapter_base(path), own
 
 
 def table(title: str, found: Sequence[Candidate | Option], tuning: bool) -> Table:

@@ -314,8 +314,15 @@ def checked_text(text: str, column: str) -> str:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Return the hash by which a prompt is known; it does not depend on where the row was."""
-    return sha256_json(list(prompt) if isinstance(prompt, tuple) else prompt)
+    """Return the hash by which a prompt is known; it does not depend on where the row was.
+
+    Text and a single message of the user are the same prompt.
+    """
+    if isinstance(prompt, str):
+        return sha256_json(prompt)
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return sha256_json(prompt[0]["content"])
+    return sha256_json(list(prompt))
 
 
 def held_out(key: str, part: float, seed: int = 0) -> bool:

@@ -82,6 +82,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def adapter_rank(directory: Path) -> int:
+    """Return the rank of an adapter."""
+    rank = read_config(directory).get("r")
+    if type(rank) is not int or rank < 1:
+        raise StropError(f"{directory / CONFIG}: r is not a rank: {rank!r:.40}")
+    return rank
+
+
 def adapter_base(directory: Path) -> str:
     """Return the reference to the model that an adapter is for, which is no adapter itself."""
     base = read_config(directory).get("base_model_name_or_path")
@@ -97,12 +105,10 @@ def adapter_base(directory: Path) -> str:
 
 def read_adapter(directory: Path) -> Adapter:
     """Read an adapter. Raises StropError if its files are damaged, or of another kind."""
-    config = read_config(directory)
-    rank: Any = config.get("r")
+    config, rank = read_config(directory), adapter_rank(directory)
     alpha: Any = config.get("lora_alpha")
-    numbers = type(rank) is int and type(alpha) in (int, float)
-    if not numbers or rank < 1 or not math.isfinite(alpha):
-        raise StropError(f"{directory / CONFIG}: r and lora_alpha are not a rank and a number")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise StropError(f"{directory / CONFIG}: lora_alpha is not a number: {alpha!r:.40}")
     shard = open_shard(directory / WEIGHTS)
     weights = Checkpoint(directory, config, dict.fromkeys(shard.entries, shard))
     layers = read_pairs(directory / WEIGHTS, weights, rank)

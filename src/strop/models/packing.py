@@ -42,7 +42,7 @@ from strop.models.references import resolve
 from strop.models.sensitivity import sensitivities
 
 #: Files that go along with the weights, by their ending
-CONFIG = "config.json"
+CONFIG, MANIFEST = "config.json", "manifest.json"
 COMPANIONS = (".json", ".jinja", ".model", ".txt")
 
 
@@ -240,12 +240,14 @@ def first_foreign(directory: Path) -> str | None:
 def copy_companions(source: Path, target: Path) -> list[str]:
     """Copy tokenizer, chat template and generation settings; not weights, nor config.json.
 
+    A manifest says how the source was made, and stays with it.
+
     Returns the names of the files.
     """
     found = []
     for path in sorted(source.iterdir()):
-        weights = path.name == CONFIG or path.name.endswith(".index.json")
-        if path.is_file() and path.suffix in COMPANIONS and not weights:
+        own = path.name in (CONFIG, MANIFEST) or path.name.endswith(".index.json")
+        if path.is_file() and path.suffix in COMPANIONS and not own:
             shutil.copyfile(path, target / path.name)
             found.append(path.name)
     return found

@@ -27,7 +27,7 @@ from strop.data import atomic_path, make_directory, write_json
 from strop.errors import StropError, StropFailure, unknown_name
 from strop.training.interrupt import deferred
 from strop.training.memory import ROOM
-from strop.training.processes import open_accelerator
+from strop.training.processes import open_accelerator, own_device
 from strop.training.sequences import Group, filled
 
 if TYPE_CHECKING:
@@ -151,8 +151,9 @@ def train(
     every = config.evaluate_every or max(1, math.ceil(steps / EVALUATIONS))
     accelerator.wait_for_everyone()  # the first may still clear what other settings left
     state = run.restored()
-    say(f"{label}: {len(items)} prompts, {steps} steps of {min(config.batch, len(items))}")
+    say(f"{label}: {len(items)} prompts, {steps} steps of {config.batch}")
     run.start_trackers(label)
+    stop = False
     with progress(label, steps, "steps") as advance, deferred() as stopping:
         advance(state.step)
         if held_out and not state.step:
@@ -169,7 +170,9 @@ def train(
             advance(1)
             if stop:
                 break
-    # Here a signal that came takes effect: what follows is for runs that ended.
+    # Here a signal that came to this process takes effect.
+    if stop:
+        raise StropFailure(f"stopped after step {state.step}: the same command goes on")
     run.finish(state)
     evaluations = [row for row in run.history if row["kind"] == "evaluation"]
     return Trained(
@@ -249,7 +252,7 @@ class Run:
         if self.objective.prepare is None:
             return None
         with torch.no_grad():
-            total = torch.zeros(2, device=self.accelerator.device)  # a share may be empty
+            total = torch.zeros(2, device=own_device())  # a share may be empty
             for lot in self.lots(items):
                 total += self.objective.prepare(self.network, lot)
         return self.accelerator.reduce(total, "sum")
@@ -375,7 +378,7 @@ class Run:
         if not path.exists():
             return Progress()
         try:
-            kept = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            kept = torch.load(path, map_location=own_device(), weights_only=True)
             with torch.no_grad():
                 for name, one in self.weights.items():
                     one.copy_(kept["weights"][name])
@@ -395,9 +398,7 @@ class Run:
         """Tell whether a flag is set in any process."""
         if self.accelerator.num_processes == 1:
             return flag
-        found = self.accelerator.reduce(
-            torch.tensor(float(flag), device=self.accelerator.device), "sum"
-        )
+        found = self.accelerator.reduce(torch.tensor(float(flag), device=own_device()), "sum")
         return bool(found > 0)
 
     def stop_if_bad(self, items: Sequence[Item], what: str) -> None:

@@ -60,7 +60,7 @@ class LoraLinear(nn.Module):  # type: ignore[misc]
     def __init__(self, base: nn.Linear | PackedLinear, rank: int, alpha: float) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.scale = alpha / rank
+        self.alpha, self.scale = alpha, alpha / rank
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as peft does
@@ -75,10 +75,6 @@ class LoraLinear(nn.Module):  # type: ignore[misc]
         rows = x.reshape(-1, x.shape[-1])
         y = LowRank.apply(rows, self.lora_A, self.lora_B, self)
         return y.view(*x.shape[:-1], -1)
-
-    def merged(self) -> torch.Tensor:
-        """Return W + scale B A in float32."""
-        return self.weight(torch.float32) + self.scale * (self.lora_B @ self.lora_A).float()
 
 
 def add_lora(network: Any, rank: int, alpha: float) -> list[str]:
@@ -105,9 +101,7 @@ def adapters(network: Any) -> dict[str, LoraLinear]:
 def save_adapter(network: Any, base: str, directory: Path) -> None:
     """Write the adapters into a directory as peft does; `base` is what they are adapters for."""
     layers = adapters(network)
-    [(rank, alpha)] = {
-        (one.lora_A.shape[0], one.scale * one.lora_A.shape[0]) for one in layers.values()
-    }
+    [(rank, alpha)] = {(one.lora_A.shape[0], one.alpha) for one in layers.values()}
     tensors = {
         f"{PREFIX}{name}.{part}.weight": getattr(layer, part).detach().cpu().contiguous()
         for name, layer in layers.items()

@@ -19,7 +19,7 @@ from strop.models.torch_backend import context_length, load_network
 from strop.training import attention
 from strop.training.lora import adapters, add_lora, load_adapter
 from strop.training.memory import RANK
-from strop.training.processes import processes
+from strop.training.processes import own_device
 from strop.training.scoring import completion_logps, token_logps
 from strop.training.sequences import Group, Tokens, lay_out
 
@@ -112,7 +112,7 @@ def open_trainee(
             add_lora(network, config.rank or RANK, config.alpha or ALPHA)
     if config.checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    return Trainee(network.to(processes().device), source)
+    return Trainee(network.to(own_device()), source)
 
 
 def without_dropout(network: Any) -> None:
@@ -128,8 +128,7 @@ def without_dropout(network: Any) -> None:
 def check_same(network: Any, config: NetworkConfig, reference: str) -> None:
     """Raise StropError if an adapter has another rank or alpha than what was asked for."""
     layer = next(iter(adapters(network).values()))
-    rank = layer.lora_A.shape[0]
-    own = {"rank": rank, "alpha": layer.scale * rank}
+    own = {"rank": layer.lora_A.shape[0], "alpha": layer.alpha}
     for name, value in own.items():
         asked = getattr(config, name)
         if asked is not None and asked != value:

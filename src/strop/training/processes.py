@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from strop.errors import StropError, failed_import
 
 try:
@@ -21,14 +23,21 @@ def processes() -> PartialState:
 
     Left open, it has threads that the end of the interpreter takes for a crash (SIGABRT).
     """
-    state = PartialState()
+    # Where there is nothing but processors accelerate has to be told, or each would be alone.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     atexit.register(state.destroy_process_group)
     return state
 
 
+def own_device() -> torch.device:
+    """Return where this process computes; PyTorch loads nothing onto a numbered processor."""
+    device: torch.device = processes().device
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
 def open_accelerator(trackers: Sequence[str], logs: Path) -> Accelerator:
     """Open accelerate. Raises StropError for ways to distribute that the loop does not know."""
-    processes()
+    processes()  # before accelerate connects them itself
     accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(logs))
     kind, mixed = accelerator.distributed_type.name, accelerator.mixed_precision
     if kind != "NO" and not kind.startswith("MULTI_"):

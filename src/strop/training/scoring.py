@@ -79,10 +79,14 @@ def plain_logps(
 
 def head_weight(network: Any) -> torch.Tensor:
     """Return the head's matrix, dequantized if it is packed."""
-    head = network.get_output_embeddings()
-    if hasattr(head, "embedding"):  # tied to a packed embedding
-        head = head.embedding[0]
+    head = plain_head(network)
     return head.rows() if hasattr(head, "rows") else head.weight
+
+
+def plain_head(network: Any) -> Any:
+    """Return the head, or the packed embedding that it is tied to."""
+    head = network.get_output_embeddings()
+    return head.embedding[0] if hasattr(head, "embedding") else head
 
 
 def completion_logps(logps: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from strop.svg import Line, lines
 
-Steps = Sequence[Mapping[str, Any]]
+Steps = Sequence[Mapping[str, Any]]  #: figures of one step, or evaluation, each
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Steps = Sequence[Mapping[str, Any]]  #: figures of one step, or evaluation, each
+from strop.tuning.curves import Steps
 
 PART = 0.2  #: of a run's steps: its end
 DEAD = 0.02  #: share of open hinges below which only the cross-entropy trains

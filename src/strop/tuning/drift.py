@@ -17,21 +17,29 @@ from strop.training.sequences import Group, filled, lay_out
 class Start:
     """The last states of a network before it is trained."""
 
-    def __init__(self, network: Any, groups: Sequence[Group], room: int) -> None:
-        """Compute them; a head that will be trained is copied."""
+    def __init__(
+        self, network: Any, keys: Sequence[str], groups: Sequence[Group], room: int
+    ) -> None:
+        """Compute them; `keys` are those of the groups' prompts. A head that is trained is copied.
+
+        One that is not is asked for again: of a packed network it is a matrix of its own.
+        """
+        known = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        self.prompts = torch.tensor([known[key] for key in keys])
         self.groups, self.room = groups, room
         self.states = list(states_of(network, groups, room))
         head = head_weight(network)
-        self.head = head.detach().clone() if head.requires_grad else head
+        self.head = head.detach().clone() if head.requires_grad else None
 
     def divergence(self, network: Any) -> Interval:
-        """Return KL(start || now) in nats per token, with an interval over groups."""
+        """Return KL(start || now) in nats per token, with an interval over prompts."""
         now = states_of(network, self.groups, self.room)
-        sums = torch.zeros(len(self.groups), 2, dtype=torch.float64)
+        sums = torch.zeros(int(self.prompts.max()) + 1, 2, dtype=torch.float64)
         head = head_weight(network).detach()
+        first = head if self.head is None else self.head
         for (part, before, owners), (_, after, _) in zip(self.states, now, strict=True):
-            values = divergences(before, self.head, after, head).double().cpu()
-            places = torch.tensor(part)[owners]
+            values = divergences(before, first, after, head).double().cpu()
+            places = self.prompts[torch.tensor(part)[owners]]
             sums[:, 0].index_add_(0, places, values)
             sums[:, 1].index_add_(0, places, torch.ones_like(values))
         return bootstrap(sums.numpy(), lambda rows: rows[..., 0].sum(1) / rows[..., 1].sum(1))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from strop.stats import bootstrap, paired_difference, verdict
 from strop.stats.resampling import Rows
 from strop.training.loop import Objective
-
-Facts = dict[str, Any]
+from strop.tuning.stage import Facts
 
 #: Figures of which it is known which way is better.
 LOWER_IS_BETTER = {"loss": True, "right": False, "margin": False}

@@ -14,6 +14,7 @@ import numpy as np
 from strop.console import say
 from strop.data import read_json, write_json, write_rows, write_text
 from strop.errors import StropError
+from strop.models.adapters import adapter_rank
 from strop.models.machine import available_memory
 from strop.models.memory import read_facts
 from strop.models.packing import copy_companions
@@ -29,14 +30,14 @@ from strop.training.sequences import Group
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose
 from strop.tuning.drift import Start
-from strop.tuning.effect import Figures, effect, measure, sentence
+from strop.tuning.effect import Figures, effect, measure
 from strop.tuning.items import split
+from strop.tuning.origins import RANKER
 from strop.tuning.stage import Facts
 
 HISTORY, CURVES = "history.jsonl", "curves.svg"
 CHOSEN = "chosen.json"  #: in the work: what the machine decided
 DRIFT_TOKENS = 4096  #: on which the distance from the start is measured, at most
-TOLD = ("loss", "right", "margin", "chosen", "rejected")  #: figures of which the user is told
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def fit(
     """
     network, tested = trainee.network, parts.tested
     groups = within([item.group for _, item in tested], DRIFT_TOKENS)
+    keys = [key for key, _ in tested[: len(groups)]]
     room = config.training.room or ROOM
-    start = Start(network, groups, room) if drift and len(groups) > 1 else None
+    start = Start(network, keys, groups, room) if drift and len(set(keys)) > 1 else None
     before = measure(network, tested, objective)
     trained = train(
         network,
@@ -132,8 +134,6 @@ def fit(
     rows = [*trained.history, *trained.evaluations]
     write_rows(directory / HISTORY, sorted(rows, key=lambda row: (row["step"], row["kind"])))
     write_text(directory / CURVES, standalone(curves(trained.history, trained.evaluations)))
-    diagnosis = diagnose(trained.history, trained.evaluations)
-    say(diagnosis)
     facts: Facts = {
         "prompts": prompts(parts.train),
         "followed_prompts": prompts(parts.followed),
@@ -144,13 +144,10 @@ def fit(
         "checkpointing": config.network.checkpointing,
         "room": config.training.room,
         "weights": sum(one.numel() for one in network.parameters() if one.requires_grad),
-        "diagnosis": diagnosis,
+        "diagnosis": diagnose(trained.history, trained.evaluations),
     }
     if prompts(tested) > 1:
         facts["effect"] = effect(before, after)
-        for name in TOLD:
-            if name in facts["effect"]:
-                say(sentence(facts["effect"], name))
     if start:
         facts["kl_to_start"] = start.divergence(network).to_json()
     used = frozenset(key for key, _ in [*parts.train, *parts.followed])
@@ -191,6 +188,8 @@ def chosen(source: Source, parts: Parts, config: TuneConfig, sharers: int) -> Fa
         for key, value in vars(config.network).items()
         if key != "alpha" and value is not None
     }
+    if source.adapter:
+        given["rank"] = adapter_rank(source.adapter)
     network = replace(config.network, dtype="float32", checkpointing=False)
     room = config.training.room or ROOM
     try:
@@ -233,3 +232,4 @@ def save_network(trainee: Trainee, directory: Path) -> None:
     with quietly():
         trainee.network.save_pretrained(directory)
     copy_companions(trainee.source.directory, directory)
+    (directory / RANKER).unlink(missing_ok=True)  # what was a ranker need not be one any more

@@ -111,7 +111,6 @@ def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Fact
     facts["repeated"] = difference_facts(column(rows, "repeated"), lower_is_better=True)
     facts["ended"] = difference_facts(column(rows, "ended"), lower_is_better=False)
     facts["diagnosis"] = text_failures(facts["tokens"], facts["repeated"])
-    say(facts["diagnosis"])
     return facts
 
 

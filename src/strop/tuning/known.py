@@ -36,7 +36,7 @@ def looked_up(
         return read(path, keys, compute, label)
     except sqlite3.OperationalError as error:
         raise StropError(f"cannot use {path}: {error}") from error
-    except (sqlite3.DatabaseError, ValueError):  # damaged: what it held is computed again
+    except sqlite3.DatabaseError:  # damaged: what it held is computed again
         remove(path)
         return read(path, keys, compute, label)
 
@@ -54,15 +54,23 @@ def read(
         for key in keys:
             row = base.execute("SELECT value FROM numbers WHERE key = ?", (key,)).fetchone()
             if row:
-                found[key] = tuple(map(float, json.loads(row[0])))
+                found[key] = numbers(row[0])
         missing = [index for index, key in enumerate(keys) if key not in found]
         with progress(label, len(missing), "prompts") as advance:
             for start in range(0, len(missing), LOT):
                 lot = missing[start : start + LOT]
                 values = dict(zip((keys[index] for index in lot), compute(lot), strict=True))
                 found |= values
-                rows = [(key, json.dumps(numbers)) for key, numbers in values.items()]
+                rows = [(key, json.dumps(value)) for key, value in values.items()]
                 with base:
                     base.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", rows)
                 advance(len(lot))
     return [found[key] for key in keys]
+
+
+def numbers(text: str) -> Numbers:
+    """Read what was kept. Raises DatabaseError if it is damaged."""
+    try:
+        return tuple(map(float, json.loads(text)))
+    except (TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"not numbers: {text!r:.40}") from error

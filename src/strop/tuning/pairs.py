@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,16 +67,16 @@ def pairs(
         found: list[dict[str, Any]] = []
         rejected: list[Rejected] = []
         seen: set[tuple[str, str, str]] = set()
-        counts: Counter[str] = Counter()
+        counts: list[int] = []
         for path in paths:
-            for row in read(path, config, columns, rejected):
+            for line, row in read(path, config, columns, rejected):
                 key = (prompt_key(prompt_of(row)), row["chosen"], row["rejected"])
                 if key in seen:
-                    rejected.append(Rejected(0, "came before", row))
+                    rejected.append(Rejected(line, "came before", row))
                     continue
                 seen.add(key)
                 found.append(row)
-            counts[str(path)] = len(found) - sum(counts.values())
+            counts.append(len(found) - sum(counts))
         report_rejected(rejected, len(found) + len(rejected), directory / REJECTED)
         if not found:
             raise StropError("no pair is left: all are ties or came before")
@@ -87,7 +86,7 @@ def pairs(
             "pairs": len(found),
             "prompts": len({prompt_key(prompt_of(row)) for row in found}),
             "rejected": len(rejected),
-            "by_source": list(counts.values()),
+            "by_source": counts,
             **lengths(found),
         }
 
@@ -99,20 +98,21 @@ def read(
     config: PairsConfig,
     columns: Mapping[str, str] | None,
     rejected: list[Rejected],
-) -> Iterator[dict[str, Any]]:
-    """Yield the pairs of one source; what is left out is added to `rejected`."""
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the pairs of one source, with their lines; what is left out is added to `rejected`."""
     if path.name == ROWS and (rows := read_rows(path)) and "candidates" in rows[0]:
         for number, row in enumerate(rows, start=1):
-            yield from of_candidates(row, number, config, rejected)
+            for pair in of_candidates(row, number, config, rejected):
+                yield number, pair
         return
     records = read_preferences(path, None if path.name == ROWS else columns)
     rejected += records.rejected
-    for one in records.rows:
+    for line, one in zip(records.lines, records.rows, strict=True):
         values = asdict(one)
         tokens, scores = values.pop("tokens"), values.pop("values")
         extra = {"chosen_tokens": tokens[0], "rejected_tokens": tokens[1]} if tokens else {}
         extra |= {"chosen_value": scores[0], "rejected_value": scores[1]} if scores else {}
-        yield {key: value for key, value in values.items() if value is not None} | extra
+        yield line, {key: value for key, value in values.items() if value is not None} | extra
 
 
 def of_candidates(

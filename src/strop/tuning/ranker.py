@@ -26,7 +26,7 @@ from strop.training.fitting import fastest_type
 from strop.training.loop import Objective, Row
 from strop.training.memory import ROOM
 from strop.training.network import DTYPES, NetworkConfig, Source, open_source, open_trainee
-from strop.training.scoring import last_states
+from strop.training.scoring import last_states, plain_head
 from strop.training.sequences import Group, Tokens, filled, lay_out
 from strop.tuning.known import Numbers, looked_up
 from strop.tuning.origins import RANKER
@@ -128,9 +128,7 @@ class Reader:
 
 def label_rows(network: Any, labels: Sequence[int]) -> torch.Tensor:
     """Return the head's rows of two tokens."""
-    head = network.get_output_embeddings()
-    if hasattr(head, "embedding"):  # tied to a packed embedding
-        head = head.embedding[0]
+    head = plain_head(network)
     ids = torch.tensor(labels)
     return head.rows(ids) if hasattr(head, "rows") else head.weight[ids]
 
@@ -183,7 +181,7 @@ class Ranker:
         self.network = trainee.network
         self.reader = Reader(trainee.source, self.config)
         self.kept = work / MARGINS if work else None
-        say(f"{directory}: reads in {self.dtype}, the fastest here")
+        say(f"{directory}: reads in {self.dtype}")
 
     def prefer(self, rows: Sequence[tuple[Prompt, str, str]]) -> list[float]:
         """Return the probability that the first answer is better, for each (prompt, a, b)."""

@@ -87,15 +87,27 @@ def run_stage(
 @contextmanager
 def only_one_in(work: Path) -> Iterator[None]:
     """Keep other processes out of a directory of work; the lock of one that died is void."""
-    make_directory(work)
-    try:
-        lock = lock_directory(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StropError(f"another process works in {work}: wait for it, or use -o") from error
+    while True:
+        make_directory(work)
+        try:
+            lock = lock_directory(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StropError(f"another process works in {work}: wait for it, or use -o") from error
+        if is_at(work, lock):
+            break
+        os.close(lock)  # of one that another process was done with and has removed
     try:
         yield
     finally:
         os.close(lock)
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether a path still leads to what was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def recorded(partial: Path, plan: Facts, make: Callable[[], Facts]) -> Facts:

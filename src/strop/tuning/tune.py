@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from strop.console import say
 from strop.data import (
     Preference,
     Records,
@@ -107,7 +106,9 @@ def tune_preference(
         final = settled(source, parts, config, place)
         trainee = open_trainee(source, final.network, final.training.seed)
         if row.needs_other:
-            parts = Parts(*(with_others(one, most) for one in vars(parts).values()))
+            held = with_others([*parts.followed, *parts.tested], most)  # a half may be one prompt
+            cut = len(parts.followed)
+            parts = Parts(with_others(parts.train, most), held[:cut], held[cut:])
         if row.needs_reference:
             known = model_identity(model)
             every = (with_reference(trainee, one, final, known) for one in vars(parts).values())
@@ -202,18 +203,12 @@ def accuracy(figures: Figures) -> Facts:
         (("shorter", shorter), ("longer", 1 - shorter)), key=lambda pair: float(pair[1].mean())
     )
     difference = paired_difference(right, baseline)
-    word = verdict(difference, lower_is_better=False)
-    found = wilson(float(right.sum()), n)
-    say(
-        f'right on {found.scaled(100):.1f}% of {n} held-out prompts; "the {name} answer wins" on '
-        f"{baseline.mean():.1%}; difference {difference.scaled(100):+.1f} points: {word}"
-    )
     return {
-        "accuracy": found.to_json(),
+        "accuracy": wilson(float(right.sum()), n).to_json(),
         "baseline": name,
         "baseline_accuracy": wilson(float(baseline.sum()), n).to_json(),
         "difference": difference.to_json(),
-        "verdict": word,
+        "verdict": verdict(difference, lower_is_better=False),
     }
 
 

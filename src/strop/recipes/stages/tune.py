@@ -249,15 +249,15 @@ def sentence(stage: Finished) -> str:
     return f"{told}; it moved {kl:.3g} nats per token from its start (n = {kl.n} prompts)."
 
 
-def effect_rows(stage: Finished, name: str, measure: str, several: bool) -> list[Headline]:
+def effect_rows(stage: Finished, figure: str, measure: str, several: bool) -> list[Headline]:
     """Return a figure before and after, on prompts that nothing was chosen by; if there is one."""
-    found = stage.metrics.get("effect", {}).get(name)
+    found = stage.metrics.get("effect", {}).get(figure)
     if found is None:
         return []
     before, after, change = (Interval(**found[key]) for key in ("before", "after", "difference"))
     return [
         Headline(
-            f"{measure} ({stage.name})" if several else measure,
+            name(measure, stage, several),
             f"{before.estimate:.4g}",
             f"{after.estimate:.4g}",
             f"{change:+.3g}",
