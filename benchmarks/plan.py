@@ -52,6 +52,8 @@ OTHERS = [
     (Setting(base="bfp8", checkpointing=True), Lengths(200, 100, 2, 1)),
     (Setting(base="bfp4g32"), Lengths(500, 100, 1, 1)),
     (Setting(rank=0), Lengths(100, 200, 1, 1)),
+    (Setting(dtype="bfloat16"), Lengths(350, 50, 2, 2)),
+    (Setting(dtype="bfloat16"), LONG_ANSWERS),
 ]
 #: format, keys and values, tokens
 GENERATING = [

@@ -96,10 +96,11 @@ def main() -> None:
         ]
     )
     baseline = by_prompt(rows, shorter)
-    baseline = max(baseline, 1 - baseline, key=lambda values: float(values.mean()))
+    rules = {"shorter": baseline, "longer": 1 - baseline}
+    rule, baseline = max(rules.items(), key=lambda pair: float(pair[1].mean()))
     found: list[dict[str, Any]] = [
         {
-            "ranker": "the shorter answer wins",
+            "ranker": f"the {rule} answer wins",
             "right": wilson(float(baseline.sum()), len(baseline)).to_json(),
             "more than lengths": None,
             "verdict": "",

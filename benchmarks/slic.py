@@ -14,7 +14,7 @@ tried on the other's. For each seed, all from the same SFT model and for the sam
 
 Each answers abstracts of the development set, greedily, and is judged against SFT: by the judge,
 by ROUGE-L against the human summaries, and by length. Needs $STROP_DATA; the work is kept in
-runs/slic. Writes benchmarks/results/slic.json and slic_cost.json.
+runs/slic. Writes benchmarks/results/slic_*.json.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,12 @@ def answers(model: Path, place: Path) -> Path:
     return output
 
 
+def alone(stage: Callable[..., Any], *arguments: Any) -> None:
+    """Run a stage in a process of its own, whose peak memory is that of the stage."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(stage, *arguments).result()
+
+
 def one_seed(place: Path, here: Path, seed: int, rate: float) -> None:
     """Train and judge every arm from one seed."""
     here.mkdir(exist_ok=True)
@@ -204,11 +212,11 @@ def one_seed(place: Path, here: Path, seed: int, rate: float) -> None:
     pairs([here / "ranked"], here / "best", PairsConfig(0.0, "best", seed=seed))
     settings = config(rate, EPOCHS, seed, 0.0)
     human = [{"prompt": row["prompt"], "completion": row["reference"]} for row in read_rows(direct)]
-    tune_sft(sft, written(here / "human.jsonl", human), here / "more SFT", settings)
-    tune_preference(sft, [here / "best"], here / "best-of-n", "best-of-n", None, settings)
-    tune_preference(sft, [direct], here / "direct", "slic", None, settings)
-    tune_preference(sft, [here / "pairs"], here / "sample-rank", "slic", None, settings)
-    tune_preference(sft, [here / "pairs"], here / "dpo", "dpo", None, settings)
+    alone(tune_sft, sft, written(here / "human.jsonl", human), here / "more SFT", settings)
+    alone(tune_preference, sft, [here / "best"], here / "best-of-n", "best-of-n", None, settings)
+    alone(tune_preference, sft, [direct], here / "direct", "slic", None, settings)
+    alone(tune_preference, sft, [here / "pairs"], here / "sample-rank", "slic", None, settings)
+    alone(tune_preference, sft, [here / "pairs"], here / "dpo", "dpo", None, settings)
     for arm in ARMS:
         given = answers(here / arm, place)
         judge(given, place / "sft-answers", here / f"{arm}-verdict", place / "judge")
@@ -235,6 +243,7 @@ def arm_rows(place: Path, arm: str, seeds: Sequence[Path]) -> list[dict[str, Any
                 "tokens": float(np.mean([row["tokens"][0] for row in rows])),
                 "tokens before": float(rows[0]["tokens"][1]),
                 "repeated": float(np.mean([row["repeated"][0] for row in rows])),
+                "repeated before": float(rows[0]["repeated"][1]),
             }
         )
     return found
@@ -259,6 +268,7 @@ def result_rows(place: Path, seeds: Sequence[Path]) -> list[dict[str, Any]]:
                     "ROUGE-L": bootstrap(column["overlap before"]).to_json(),
                     "change of ROUGE-L": None,
                     "tokens": float(column["tokens before"].mean()),
+                    "4-grams that repeat": float(column["repeated before"].mean()),
                     "prompts": len(found),
                 }
             )
@@ -273,6 +283,7 @@ def result_rows(place: Path, seeds: Sequence[Path]) -> list[dict[str, Any]]:
                 "ROUGE-L": bootstrap(column["overlap"]).to_json(),
                 "change of ROUGE-L": bootstrap(change).to_json(),
                 "tokens": float(column["tokens"].mean()),
+                "4-grams that repeat": float(column["repeated"].mean()),
                 "prompts": len(found),
             }
         )
@@ -280,7 +291,7 @@ def result_rows(place: Path, seeds: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def cost_rows(here: Path) -> list[dict[str, Any]]:
-    """Return what each arm cost for one seed: tokens through the network, memory, seconds.
+    """Return what each arm cost for one seed: tokens through the network, and memory.
 
     A token of a pass forward counts once, and so does one of a pass back; a prompt counts once for
     all its answers. RLOO for the same prompts is counted by what it has to do: write as many
@@ -298,32 +309,32 @@ def cost_rows(here: Path) -> list[dict[str, Any]]:
         items, _ = preference_items(rows, tokenizer, 2048, LOSSES[loss])
         return EPOCHS * sum(item.group.size for _, item in items)
 
-    def row(name: str, written: int, scored: int, forward: int, what: Sequence[str]) -> Any:
-        stages = [read_json(here / one / "manifest.json") for one in what]
+    def row(name: str, drawn: int, forward: int) -> dict[str, Any]:
+        manifest = here / name / "manifest.json"  # of training; RLOO was not run
+        peak = read_json(manifest)["peak_memory_bytes"] / 1e9 if manifest.exists() else None
         return {
             "arm": name,
-            "written": written,
-            "ranked": scored,
+            "written": drawn,
+            "ranked": drawn,
             "forward in training": forward,
             "back": forward,
             "models in memory": 1,
             "updated parameters": updated,
-            "seconds": sum(one["seconds"] for one in stages) or None,
-            "peak GB": max((one["peak_memory_bytes"] for one in stages), default=0) / 1e9 or None,
+            "peak GB of training": peak,
         }
 
-    shared, before = prompt + drawn, ["samples", "ranked", "pairs"]
+    shared = prompt + drawn
     pairs_file = here / "pairs" / "rows.jsonl"
-    dpo = row("dpo", shared, shared, trained(pairs_file, "dpo"), [*before, "dpo"])
+    dpo = row("dpo", shared, trained(pairs_file, "dpo"))
     dpo["forward in training"] += trained(pairs_file, "dpo") // EPOCHS  # the reference, once
-    rloo = row("RLOO, by count", EPOCHS * shared, EPOCHS * shared, 2 * EPOCHS * shared, [])
+    rloo = row("RLOO, by count", EPOCHS * shared, 2 * EPOCHS * shared)
     rloo |= {"back": EPOCHS * shared, "models in memory": 2}
     best = trained(here / "best" / "rows.jsonl", "best-of-n")
     return [
-        row("more SFT", 0, 0, trained(here / "direct.jsonl", "best-of-n"), ["more SFT"]),
-        row("best-of-n", shared, shared, best, [*before, "best-of-n"]),
-        row("direct", 0, 0, trained(here / "direct.jsonl", "slic"), ["direct"]),
-        row("sample-rank", shared, shared, trained(pairs_file, "slic"), [*before, "sample-rank"]),
+        row("more SFT", 0, trained(here / "direct.jsonl", "best-of-n")),
+        row("best-of-n", shared, best),
+        row("direct", 0, trained(here / "direct.jsonl", "slic")),
+        row("sample-rank", shared, trained(pairs_file, "slic")),
         dpo,
         rloo,
     ]
@@ -376,7 +387,7 @@ def main() -> None:
             "name": "slic_cost",
             "title": "What one seed costs, in tokens that go through the network",
             **common,
-            "rows": cost_rows(seeds[0]),
+            "rows": cost_rows(seeds[-1]),
         },
     )
     print(table(name))

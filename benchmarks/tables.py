@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PLACE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- table: ([\w.]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
@@ -36,6 +36,8 @@ def pages() -> list[Path]:
 
 def filled(page: str) -> str:
     """Return the text of a page with its tables made anew."""
+    if len(PLACE.findall(page)) != page.count("<!-- table:"):
+        raise SystemExit("a place for a table cannot be read")
     return PLACE.sub(lambda match: match[1] + table(match[2]) + match[4], page)
 
 

@@ -32,7 +32,6 @@ from strop.console import say
 from strop.data import make_directory, sha256_json, write_json
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
-from strop.stats import bootstrap
 from strop.training.fitting import fastest_type
 from tables import table
 from tuning_pairs import write_pairs
@@ -162,9 +161,9 @@ def table_rows(cell: Cell) -> Iterator[Row]:
             continue
         seen.add(kind.key)
         ratios = seconds(rows, kind.key) / seconds(rows, kind.other)
-        ratio: Any = float(np.median(ratios))
+        ratio: Any = f"{np.median(ratios):.3f}"
         if len(ratios) > 1:
-            ratio = bootstrap(ratios, lambda some: np.median(some, axis=-1)).to_json()
+            ratio += f", {ratios.min():.3f} to {ratios.max():.3f}"
         yield {
             "trainer": WORDS[kind.name],
             "type": kind.dtype,
@@ -253,8 +252,8 @@ def write_results(cells: Sequence[Cell]) -> None:
     }
     result = {
         "name": f"tuning_{level}",
-        "title": "Training on one preference pair a step, LoRA of rank 8; medians over rounds with "
-        f"95% intervals (other processes took up to {others:.0%} of the machine)",
+        "title": "Training on one preference pair a step, LoRA of rank 8; medians and "
+        f"ranges over rounds (other processes took up to {others:.0%} of the machine)",
         "machine": machine,
         "model": "SmolLM2-135M-Instruct",
         "rows": [row for cell in cells for row in table_rows(cell)],

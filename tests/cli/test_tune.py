@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from tests.tuning.rows import preferences
 from typer.testing import CliRunner
 
 from strop.cli.main import app
+from strop.data import read_json, read_rows
 from strop.errors import StropError
 
 pytestmark = pytest.mark.usefixtures("one_thread", "place")
@@ -52,6 +57,32 @@ def test_commands_in_a_row(tiny_model: Path) -> None:
     assert "win rate: " in shown
     assert "at equal lengths: " in shown
     assert "(n = 12)" in shown
+
+
+def test_two_processes_of_the_command_share_the_work(tiny_model: Path) -> None:
+    """They are started as torchrun does, which says nothing of processors."""
+    options = ("--batch", "8", "--held-out", "0.4", "--dtype", "float32")
+    command = ("tune", "preference", str(tiny_model), "p.jsonl", *options)
+    run(*command, "-o", "alone")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from strop.cli import main; main()", *command, "-o", "shared"],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in "01"
+    ]
+    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    facts = [read_json(Path(name) / "manifest.json")["facts"] for name in ("alone", "shared")]
+    assert [one["processes"] for one in facts] == [1, 2]
+    losses = [
+        [row["loss"] for row in read_rows(Path(name) / "history.jsonl")]
+        for name in ("alone", "shared")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_columns_are_named(tiny_model: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def plan(
         str | None,
         typer.Option(
             help="What there is: 4GB, 3.5GiB, 800MB ...",
-            show_default="four fifths of what is available",
+            show_default="of what is available 0.6 to tune, 0.8 to generate",
         ),
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="To tune: of the longest prompts.")] = 350,
@@ -81,13 +81,15 @@ def plan(
     from strop.models.fitting import options
     from strop.models.machine import available_memory, thread_count
     from strop.models.memory import gigabytes, nothing_fits, read_facts, read_size
+    from strop.models.native_backend import RESIDENT_SHARE
     from strop.models.references import resolve
     from strop.training.fitting import SHARE, fitting, probed, reason
     from strop.training.memory import Lengths
 
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
-    budget = int(SHARE * available_memory()) if memory is None else read_size(memory)
+    share = SHARE if task == "tune" else RESIDENT_SHARE
+    budget = int(share * available_memory()) if memory is None else read_size(memory)
     found: Sequence[Candidate | Option]
     if task == "tune":
         base, rank = trained_on(model, rank)

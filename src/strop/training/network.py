@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from strop.training.memory import RANK
 from strop.training.processes import own_device
 from strop.training.scoring import completion_logps, token_logps
 from strop.training.sequences import Group, Tokens, lay_out
+
+# oneDNN keeps what it compiled for every size of a matrix, and texts have many: 1,024 of them took
+# half a gigabyte, and were no faster. It is read before the first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 ALPHA = 16.0  #: of new adapters, if nothing else is said
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -138,6 +138,7 @@ def fit(
         "prompts": prompts(parts.train),
         "followed_prompts": prompts(parts.followed),
         "tested_prompts": prompts(tested),
+        "processes": processes().num_processes,
         "steps": trained.steps,
         "best_step": trained.best_step,
         "dtype": config.network.dtype,

@@ -221,8 +221,8 @@ def section_judge(stages: Sequence[Finished]) -> Section:
         figures=figures,
         samples=tuple(sample for stage in stages for sample in shown(stage)),
         notes=(
-            "Intervals are bootstraps over prompts. The rate at equal lengths is what a logistic "
-            "regression on quality and length leaves to quality.",
+            "Intervals are over prompts: of wins Wilson's, of the rest bootstraps. The rate at "
+            "equal lengths is what a logistic regression on quality and length leaves to quality.",
         ),
         caveats=tuple(
             f"{stage.name} was judged by a ranker, which is a model and errs: read the samples "
