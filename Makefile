@@ -72,6 +72,7 @@ bench-ranker: $(VENV)/.installed  ## rankers on human preferences, two hours; ne
 
 bench-slic: $(VENV)/.installed  ## does SLiC-HF help, an hour and a half; needs STROP_DATA
 	$(BIN)/python benchmarks/slic.py
+	$(BIN)/python benchmarks/slic.py --rate 3e-4 --seeds 0
 	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove what was built and run, not the models in the cache

@@ -371,9 +371,9 @@ def main() -> None:
         {
             "name": name,
             "title": f"Summaries by five ways of tuning against their SFT model, learning rate "
-            f"{arguments.rate:g}, means over {len(seeds)} seeds with 95% intervals over prompts, "
-            f"verdicts corrected for five comparisons. Of a human line and the SFT model's on "
-            f"prompts new to them, the ranker is right on {spelled(rankers['ranker'])} and the "
+            f"{arguments.rate:g}, means over {counted(len(seeds))} with 95% intervals over "
+            f"prompts, verdicts corrected for five comparisons. Of a human line and the SFT "
+            f"model's on prompts new to them, the ranker is right on {spelled(rankers['ranker'])} and the "
             f"judge on {spelled(rankers['judge'])}; of two samples, the ranker and ROUGE-L prefer "
             f"the same in {spelled(agrees.to_json())}",
             **common,
@@ -381,6 +381,9 @@ def main() -> None:
             "rankers": rankers,
         },
     )
+    print(table(name))
+    if arguments.rate != RATE:
+        return
     write_json(
         RESULTS / "slic_cost.json",
         {
@@ -390,8 +393,12 @@ def main() -> None:
             "rows": cost_rows(seeds[-1]),
         },
     )
-    print(table(name))
     print(table("slic_cost"))
+
+
+def counted(seeds: int) -> str:
+    """Count seeds in words that fit."""
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def spelled(found: dict[str, Any]) -> str:
