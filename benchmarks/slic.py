@@ -373,9 +373,9 @@ def main() -> None:
             "title": f"Summaries by five ways of tuning against their SFT model, learning rate "
             f"{arguments.rate:g}, means over {counted(len(seeds))} with 95% intervals over "
             f"prompts, verdicts corrected for five comparisons. Of a human line and the SFT "
-            f"model's on prompts new to them, the ranker is right on {spelled(rankers['ranker'])} and the "
-            f"judge on {spelled(rankers['judge'])}; of two samples, the ranker and ROUGE-L prefer "
-            f"the same in {spelled(agrees.to_json())}",
+            f"model's on prompts new to them, the ranker is right on "
+            f"{spelled(rankers['ranker'])} and the judge on {spelled(rankers['judge'])}; of two "
+            f"samples, the ranker and ROUGE-L prefer the same in {spelled(agrees.to_json())}",
             **common,
             "rows": result_rows(place, seeds),
             "rankers": rankers,
