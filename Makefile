@@ -66,7 +66,7 @@ bench-plan: $(VENV)/.installed-dev  ## predicted and measured memory, half an ho
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/tables.py
 
-bench-ranker: $(VENV)/.installed  ## rankers on human preferences, two hours; needs STROP_DATA
+bench-ranker: $(VENV)/.installed  ## a ranker on human preferences, half an hour; needs STROP_DATA
 	$(BIN)/python benchmarks/ranker.py
 	$(BIN)/python benchmarks/tables.py
 

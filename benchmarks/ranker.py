@@ -83,7 +83,7 @@ def main() -> None:
     """Train what is not trained yet, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/ranker"))
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", default=["pointwise"], choices=list(KINDS))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     every = read_preferences(Path(os.environ["STROP_DATA"]) / "hh_harmless.jsonl").rows
