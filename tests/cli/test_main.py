@@ -103,7 +103,13 @@ def test_signals_leave_nothing(
     number: signal.Signals, code: int, message: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     line = [sys.executable, "-c", PACKING, "pack", str(tiny_model), "-o", str(tmp_path / "packed")]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # as nohup would ignore one
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"
     assert len(list(tmp_path.iterdir())) == 1
