@@ -81,7 +81,7 @@ def test_commands_that_are_printed_are_ones_that_strop_knows(tiny_model: Path) -
             words = line.split()[1:]
             while hasattr(group, "commands"):
                 group, words = group.commands[words[0]], words[1:]
-            group.make_context("strop", words)
+            assert group.make_context("strop", words).params["model"] in line
 
 
 def test_json_holds_all_settings(tiny_model: Path, run: Any) -> None:
