@@ -30,7 +30,7 @@ from strop.data import (
 )
 from strop.models.environment import environment
 from strop.stats import paired_difference, verdict, wilson
-from strop.training.loop import TrainingConfig
+from strop.training.schedule import TrainingConfig
 from strop.tuning.fit import TuneConfig
 from strop.tuning.ranker import KINDS, Ranker, RankerConfig
 from strop.tuning.tune import tune_ranker

@@ -38,7 +38,7 @@ from strop.data import read_json, read_preferences, read_rows, write_json, write
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
 from strop.stats import Interval, bootstrap, wilson
-from strop.training.loop import TrainingConfig
+from strop.training.schedule import TrainingConfig
 from strop.tuning.answers import entering
 from strop.tuning.encode import prompt_ids
 from strop.tuning.fit import TuneConfig

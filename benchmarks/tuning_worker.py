@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from strop.training.loop import TrainingConfig, train
+from strop.training.loop import train
 from strop.training.network import NetworkConfig, open_trainee
+from strop.training.schedule import TrainingConfig
 from strop.tuning.losses import loss_settings
 from strop.tuning.objective import Candidates, preference_objective
 

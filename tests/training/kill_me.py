@@ -17,8 +17,9 @@ from accelerate import PartialState
 from tests.training.networks import llama, some_tokens
 
 from strop.training import loop
-from strop.training.loop import TrainingConfig, train
+from strop.training.loop import train
 from strop.training.lora import add_lora
+from strop.training.schedule import TrainingConfig
 from strop.tuning.losses import loss_settings
 from strop.tuning.objective import Candidates, preference_objective
 

@@ -18,18 +18,9 @@ from tests.training.kill_me import items
 from tests.training.networks import llama
 
 from strop.errors import StropError, StropFailure
-from strop.training.loop import (
-    BAD_BATCH,
-    LOGS,
-    STATE,
-    Objective,
-    TrainingConfig,
-    batches,
-    learning_rate,
-    step_count,
-    train,
-)
+from strop.training.loop import BAD_BATCH, LOGS, STATE, Objective, train
 from strop.training.lora import add_lora
+from strop.training.schedule import TrainingConfig, batches, learning_rate, step_count
 from strop.tuning.losses import LOSSES, loss_settings
 from strop.tuning.objective import preference_objective
 

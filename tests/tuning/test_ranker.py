@@ -11,8 +11,8 @@ from tests.tuning.rows import preferences
 
 from strop.data import Preference
 from strop.errors import StropError
-from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig, Trainee, open_trainee
+from strop.training.schedule import TrainingConfig
 from strop.tuning.drift import Start
 from strop.tuning.fit import TuneConfig
 from strop.tuning.ranker import KINDS, Ranker, RankerConfig, Reader, ranker_objective

@@ -15,8 +15,8 @@ from strop.data import prompt_key, read_json, read_rows, write_rows
 from strop.errors import StropError, StropFailure
 from strop.models import load, pack
 from strop.models.adapters import read_adapter
-from strop.training.loop import TrainingConfig
 from strop.training.network import NetworkConfig
+from strop.training.schedule import TrainingConfig
 from strop.tuning import known, ranker
 from strop.tuning.answers import entering
 from strop.tuning.fit import TuneConfig

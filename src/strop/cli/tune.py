@@ -190,8 +190,8 @@ def with_training(command: Callable[..., None]) -> Callable[..., None]:
 
 def tune_config(given: dict[str, Any], learning_rate: float) -> Any:
     """Return the configuration for the options that were given."""
-    from strop.training.loop import TrainingConfig
     from strop.training.network import NetworkConfig
+    from strop.training.schedule import TrainingConfig
     from strop.tuning.fit import TuneConfig
 
     rest = {"learning_rate": learning_rate} | given

@@ -17,8 +17,9 @@ import torch
 
 from strop.models.environment import peak_memory
 from strop.models.trial import Measured, answer
-from strop.training.loop import Objective, Row, TrainingConfig, train
+from strop.training.loop import Objective, Row, train
 from strop.training.network import NetworkConfig, open_trainee
+from strop.training.schedule import TrainingConfig
 from strop.training.scoring import token_logps
 from strop.training.sequences import Group, lay_out
 

@@ -21,11 +21,12 @@ from strop.models.packing import copy_companions
 from strop.models.torch_backend import quietly
 from strop.svg import standalone
 from strop.training.fitting import SHARE, choose
-from strop.training.loop import LOGS, Objective, TrainingConfig, train
+from strop.training.loop import LOGS, Objective, train
 from strop.training.lora import adapters, save_adapter
 from strop.training.memory import ROOM, Lengths
 from strop.training.network import NetworkConfig, Source, Trainee
 from strop.training.processes import processes
+from strop.training.schedule import TrainingConfig
 from strop.training.sequences import Group
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose

@@ -56,8 +56,8 @@ class TrainingOptions:
 
     def config(self, seed: int, learning_rate: float) -> Any:
         """Return the configuration of the run."""
-        from strop.training.loop import TrainingConfig
         from strop.training.network import NetworkConfig
+        from strop.training.schedule import TrainingConfig
         from strop.tuning.fit import TuneConfig
 
         own = {one.name: getattr(self, one.name) for one in fields(TrainingOptions)}
