@@ -1,24 +1,19 @@
-"""The stages of tuning on a tiny model: rows, manifests, and going on where it was stopped."""
+"""The stages of tuning on a tiny model: what they make, and what they refuse."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from tests.tuning.rows import preferences
+from tests.tuning.rows import config, examples, preferences
 
-from strop.data import prompt_key, read_json, read_rows, write_rows
+from strop.data import prompt_key, read_json, read_rows
 from strop.errors import StropError, StropFailure
 from strop.models import load, pack
-from strop.models.adapters import read_adapter
 from strop.training.network import NetworkConfig
 from strop.training.schedule import TrainingConfig
-from strop.tuning import known, ranker
-from strop.tuning.answers import entering
 from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs
@@ -29,29 +24,6 @@ from strop.tuning.stage import run_stage
 from strop.tuning.tune import tune_preference, tune_ranker, tune_sft
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STROP_CACHE", str(tmp_path / "cache"))
-
-
-def examples(path: Path, count: int = 30) -> Path:
-    rows = [{"prompt": f"q{number}", "completion": "++++"} for number in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def config(rate: float = 1e-2, epochs: float = 2, **network: Any) -> TuneConfig:
-    training = TrainingConfig(learning_rate=rate, epochs=epochs, batch=8)
-    # Which type is faster for matrices as small as these changes from moment to moment.
-    network = {"dtype": "float32"} | network
-    return TuneConfig(NetworkConfig(**network), training, held_out=0.4)
-
-
-def manifest(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(directory / "manifest.json")
-    return found
 
 
 def test_from_examples_to_a_verdict(tiny_model: Path, tmp_path: Path) -> None:
@@ -144,23 +116,6 @@ def test_every_kind_of_loss_trains_from_the_same_rows(
     assert (tmp_path / "t" / "curves.svg").read_text().startswith("<svg")
 
 
-def test_a_stage_is_done_once(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = examples(tmp_path / "examples.jsonl")
-    first = tune_sft(str(tiny_model), data, tmp_path / "out", config())
-    written = manifest(tmp_path / "out")
-    assert not (tmp_path / "out.work").exists()
-    assert tune_sft(str(tiny_model), data, tmp_path / "out", config()) == first
-    assert "already done" in capsys.readouterr().err
-    assert manifest(tmp_path / "out") == written
-    tune_sft(str(tiny_model), data, tmp_path / "out", config(2e-3))
-    assert manifest(tmp_path / "out")["hash"] != written["hash"]
-    (tmp_path / "out" / "history.jsonl").write_text("")
-    assert tune_sft(str(tiny_model), data, tmp_path / "out", config(2e-3))
-    assert (tmp_path / "out" / "history.jsonl").stat().st_size
-
-
 def test_nothing_that_is_not_of_a_stage_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("Dear")
@@ -172,94 +127,6 @@ def test_nothing_that_is_not_of_a_stage_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StropError, match="was not made by this command"):
         run_stage("sft", tmp_path / "file", {}, {}, lambda *_: {})
-
-
-def test_training_goes_on_where_it_was_stopped(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Interrupted after some steps, a run ends with the same adapter as one that was not."""
-    from strop.training import loop
-
-    data = examples(tmp_path / "examples.jsonl")
-    tune_sft(str(tiny_model), data, tmp_path / "whole", config())
-    take, taken = loop.Run.take_step, []
-
-    def interrupted(self: Any, *arguments: Any) -> None:
-        taken.append(1)
-        if len(taken) == 4:
-            raise KeyboardInterrupt
-        take(self, *arguments)
-
-    monkeypatch.setattr(loop, "SAVING", 1e9)
-    monkeypatch.setattr(loop.Run, "take_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        tune_sft(str(tiny_model), data, tmp_path / "parts", config())
-    assert not (tmp_path / "parts").exists()
-    assert (tmp_path / "parts.work" / "training" / "state.pt").exists()
-    tune_sft(str(tiny_model), data, tmp_path / "parts", config())
-    whole, parts = (read_adapter(tmp_path / name) for name in ("whole", "parts"))
-    for name, matrices in whole.layers.items():
-        for one, other in zip(matrices, parts.layers[name], strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
-def test_sampling_goes_on_where_it_was_stopped(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from strop.tuning import sample as module
-
-    monkeypatch.setattr(module, "KEPT", 4)
-    data = examples(tmp_path / "examples.jsonl", 10)
-    sample(str(tiny_model), data, tmp_path / "whole", SampleConfig(2, max_tokens=5))
-    write, lots = module.written, []
-
-    def interrupted(*arguments: Any) -> Any:
-        lots.append(1)
-        if len(lots) == 2:
-            raise KeyboardInterrupt
-        return write(*arguments)
-
-    monkeypatch.setattr(module, "written", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sample(str(tiny_model), data, tmp_path / "parts", SampleConfig(2, max_tokens=5))
-    sample(str(tiny_model), data, tmp_path / "parts", SampleConfig(2, max_tokens=5))
-    whole, parts = ((tmp_path / name / "rows.jsonl").read_text() for name in ("whole", "parts"))
-    assert whole == parts
-    assert len(lots) == 4
-
-
-@pytest.mark.parametrize("kind", ["pairwise", "pointwise"])
-def test_ranking_goes_on_where_it_was_stopped(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.setattr(known, "LOT", 3)
-    fastest = iter(["float32", "float32", "bfloat16"])  # a probe may say another when it goes on
-    monkeypatch.setattr(ranker, "fastest_type", lambda directory: next(fastest))
-    taste = preferences(tmp_path / "taste.jsonl", 20, lambda number: (str(number), "no"))
-    reads = RankerConfig(kind, 50, 50)
-    tune_ranker(str(tiny_model), taste, tmp_path / "ranker", reads, config())
-    data = examples(tmp_path / "examples.jsonl", 8)
-    sample(str(tiny_model), data, tmp_path / "drawn", SampleConfig(3, max_tokens=5))
-    rows = read_rows(tmp_path / "drawn" / "rows.jsonl")
-    for row in rows:  # so that all take part
-        row |= {"finish": ["end"] * 3, "candidates": ["a", "b", "c"]}
-    write_rows(tmp_path / "all.jsonl", rows)
-    rank(tmp_path / "ranker", tmp_path / "all.jsonl", tmp_path / "whole")
-    compute, lots = Ranker.computed, []
-
-    def interrupted(self: Ranker, items: Any, places: Any) -> Any:
-        lots.append(len(places))
-        if len(lots) == 3:
-            raise KeyboardInterrupt
-        return compute(self, items, places)
-
-    monkeypatch.setattr(Ranker, "computed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        rank(tmp_path / "ranker", tmp_path / "all.jsonl", tmp_path / "parts")
-    rank(tmp_path / "ranker", tmp_path / "all.jsonl", tmp_path / "parts")
-    whole, parts = ((tmp_path / name / "rows.jsonl").read_text() for name in ("whole", "parts"))
-    assert whole == parts
-    assert sum(lots) - lots[2] == (16 if kind == "pairwise" else 8)
 
 
 def test_a_packed_model_is_known_by_what_was_tuned(tiny_model: Path, tmp_path: Path) -> None:
@@ -295,21 +162,6 @@ def test_a_whole_model_can_be_trained(tiny_model: Path, tmp_path: Path) -> None:
     assert load(str(tmp_path / "out")).tokenizer.template is not None
     with pytest.raises(StropError, match="in float32 only"):
         config(rank=0, dtype="bfloat16")
-
-
-def test_a_whole_model_of_a_whole_model_is_done_once(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Files beside the weights go along, but not those that say what the first was made of."""
-    taste = preferences(tmp_path / "taste.jsonl", 20, lambda number: ("yes", "no"))
-    reads = RankerConfig("pointwise", 50, 50)
-    tune_ranker(str(tiny_model), taste, tmp_path / "ranker", reads, config(rank=0))
-    data = examples(tmp_path / "examples.jsonl")
-    tune_sft(str(tmp_path / "ranker"), data, tmp_path / "out", config(rank=0))
-    with pytest.raises(StropError, match="is not a ranker"):
-        rank(tmp_path / "out", data, tmp_path / "ranked")
-    monkeypatch.setattr("strop.tuning.tune.fit", lambda *_: pytest.fail("made again"))
-    tune_sft(str(tmp_path / "ranker"), data, tmp_path / "out", config(rank=0))
 
 
 def test_kto_takes_answers_of_both_held_out_halves(tiny_model: Path, tmp_path: Path) -> None:
@@ -368,141 +220,6 @@ def test_settings_that_do_not_apply_are_one_line(tiny_model: Path, tmp_path: Pat
     ):
         with pytest.raises(StropError, match=said):
             tune_preference(str(tiny_model), [data], tmp_path / "t", loss, settings, config())
-
-
-def test_who_takes_part_in_a_ranking() -> None:
-    row = {
-        "candidates": ["a", "a ", "", "b", "c"],
-        "finish": ["end", "end", "end", "length", "stop"],
-    }
-    assert entering(row) == [0, 4]
-
-
-def test_a_tournament_has_one_comparison_less_than_candidates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A ranker that knows the numbers finds the largest, and every loser lost once."""
-    from strop.tuning import rank as module
-
-    class Larger:
-        config = RankerConfig("pairwise")
-
-        def prefer(self, rows: Any) -> list[float]:
-            return [0.9 if float(a) > float(b) else 0.1 for _, a, b in rows]
-
-    random = np.random.default_rng(0)
-    rows = [
-        {"prompt": "p", "candidates": [str(n) for n in random.permutation(20)[:size]]}
-        for size in (1, 2, 7, 8)
-    ]
-    entrants = [list(range(len(row["candidates"]))) for row in rows]
-    for row, matches in zip(rows, module.tournaments(Larger(), rows, entrants), strict=True):  # type: ignore[arg-type]
-        numbers = [int(one) for one in row["candidates"]]
-        losers = [b if p > 0.5 else a for a, b, p in matches]
-        assert len(matches) == len(numbers) - 1 == len(set(losers))
-        [winner] = set(range(len(numbers))) - set(losers)
-        assert numbers[winner] == max(numbers)
-
-
-def ranked(path: Path, **columns: Any) -> Path:
-    row = {
-        "prompt": "p",
-        "candidates": ["a", "b", "c"],
-        "tokens": [[1], [2], [3]],
-        "finish": ["end"] * 3,
-    }
-    (path / "ranked").mkdir()
-    (path / "ranked" / "rows.jsonl").write_text(json.dumps(row | columns) + "\n")
-    return path / "ranked"
-
-
-def test_pairs_of_a_tournament(tmp_path: Path) -> None:
-    place = ranked(tmp_path, comparisons=[[0, 1, 0.2], [1, 2, 0.51]], reference="given")
-    assert pairs([place, place], tmp_path / "out")["pairs"] == 1
-    [row] = read_rows(tmp_path / "out" / "rows.jsonl")
-    assert (row["chosen"], row["rejected"], row["reference"]) == ("b", "a", "given")
-    assert (row["chosen_tokens"], row["rejected_tokens"]) == ([2], [1])
-    assert read_json(tmp_path / "out" / "manifest.json")["facts"]["by_source"] == [1, 0]
-    out = read_rows(tmp_path / "out" / "rejected.jsonl")
-    assert [(one["line"], one["reason"]) for one in out] == [
-        (1, "tie"),
-        (1, "came before"),
-        (1, "tie"),
-    ]
-    best = PairsConfig(least_margin=0, reference="best")
-    assert pairs([place], tmp_path / "best", best)["pairs"] == 2
-    assert {row["reference"] for row in read_rows(tmp_path / "best" / "rows.jsonl")} == {"b"}
-
-
-def test_pairs_of_values(tmp_path: Path) -> None:
-    place = ranked(tmp_path, values=[0.1, None, 0.8])
-    assert pairs([place], tmp_path / "out")["pairs"] == 1
-    [row] = read_rows(tmp_path / "out" / "rows.jsonl")
-    assert (row["chosen"], row["chosen_value"], row["rejected_value"]) == ("c", 0.8, 0.1)
-
-
-def test_pairs_that_cannot_be_made(tmp_path: Path) -> None:
-    place = ranked(tmp_path)
-    with pytest.raises(StropError, match="run strop rank first"):
-        pairs([place], tmp_path / "out")
-    (place / "rows.jsonl").write_text('{"prompt": "p", "candidates": ["a"], "values": [0.5]}\n')
-    with pytest.raises(StropError, match="no pair is left"):
-        pairs([place], tmp_path / "out")
-    for wrong in ({"reference": "worst"}, {"least_margin": 1}, {"pairs": -1}):
-        with pytest.raises(StropError):
-            PairsConfig(**wrong)
-
-
-def test_a_judge_needs_something_to_judge_by(tmp_path: Path) -> None:
-    place = ranked(tmp_path)
-    with pytest.raises(StropError, match="1 prompts in common"):
-        judge(place, place, tmp_path / "out")
-    lines = [
-        {"prompt": f"p{n}", "candidates": ["a"], "tokens": [[1]], "finish": ["end"]}
-        for n in range(3)
-    ]
-    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    with pytest.raises(StropError, match="nothing to judge by"):
-        judge(place, place, tmp_path / "out")
-    (place / "rows.jsonl").write_text('{"prompt": "p"}\n')
-    with pytest.raises(StropError, match="no column 'candidates'"):
-        judge(place, place, tmp_path / "out")
-
-
-def test_log_probabilities_before_tuning_are_computed_once(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from strop.training.network import open_trainee
-    from strop.training.sequences import Group
-    from strop.tuning import reference
-
-    groups = [Group((1, 2, number), ((4, 5), (6,))) for number in range(3, 103)]
-    network = open_trainee(str(tiny_model)).network
-    first = reference.reference_logps(network, groups, "model", 64)
-    assert len(first) == 100
-    computed = reference.computed
-    monkeypatch.setattr(reference, "computed", lambda *_: pytest.fail("computed again"))
-    assert reference.reference_logps(network, groups, "model", 64) == first
-    assert reference.reference_logps(network, groups[::-1][:9], "model", 64) == first[::-1][:9]
-    monkeypatch.setattr(reference, "computed", computed)
-    asked = []
-
-    def counting(network: Any, lot: Any, room: int) -> Any:
-        asked.append(len(lot))
-        return computed(network, lot, room)
-
-    monkeypatch.setattr(reference, "computed", counting)
-    reference.reference_logps(network, [Group((9, 9), ((9,),)), *groups], "model", 64)
-    assert asked == [1]
-    reference.reference_logps(network, groups, "another model", 64)
-    assert asked == [1, 64, 36]
-    with sqlite3.connect(tmp_path / "cache" / reference.FILE) as base:
-        base.execute("UPDATE numbers SET value = 'none'")
-    again = reference.reference_logps(network, groups[:3], "model", 64)
-    np.testing.assert_allclose(np.array(again), np.array(first[:3]), atol=1e-5)
-    (tmp_path / "cache" / reference.FILE).write_text("damaged" * 1000)
-    again = reference.reference_logps(network, groups, "model", 64)
-    np.testing.assert_allclose(np.array(again), np.array(first), atol=1e-5)
 
 
 def test_a_ranker_that_is_an_ordinary_model_is_refused(tiny_model: Path) -> None:
