@@ -7,7 +7,8 @@ SANITIZE := .venv-sanitize
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
-  bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic clean
+  bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic \
+  bench-mixing clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -75,6 +76,10 @@ bench-slic: $(VENV)/.installed  ## does SLiC-HF help, an hour and a half; needs 
 	$(BIN)/python benchmarks/slic.py --rate 3e-4 --seeds 0
 	$(BIN)/python benchmarks/tables.py
 
+bench-mixing: $(VENV)/.installed-mix  ## mixtures of domains, an hour and a half; needs STROP_DATA
+	$(BIN)/python benchmarks/mixing.py
+	$(BIN)/python benchmarks/tables.py
+
 clean:  ## remove what was built and run, not the models in the cache
 	rm -rf $(VENV) $(SANITIZE) build site runs
 
@@ -88,6 +93,10 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(PIP) torch
 	$(PIP) --editable '.[torch,report,tune]'
+	touch $@
+
+$(VENV)/.installed-mix: $(VENV)/.installed
+	$(PIP) --editable '.[mix]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from strop.data.document import Located, read_document
 from strop.errors import StropError
-from strop.recipes.document import Located, read_document
 from strop.recipes.options import (
     FormatName,
     ModelReference,

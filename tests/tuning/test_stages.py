@@ -14,13 +14,13 @@ from strop.errors import StropError, StropFailure
 from strop.models import load, pack
 from strop.training.network import NetworkConfig
 from strop.training.schedule import TrainingConfig
+from strop.training.stage import run_stage
 from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs
 from strop.tuning.rank import rank
 from strop.tuning.ranker import Ranker, RankerConfig
 from strop.tuning.sample import SampleConfig, sample
-from strop.tuning.stage import run_stage
 from strop.tuning.tune import tune_preference, tune_ranker, tune_sft
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")

@@ -8,7 +8,14 @@ from typing import Any
 
 from strop.data import read_text, sha256_file, sha256_json
 from strop.models.identity import model_identity
-from strop.recipes.options import ModelReference, RankerReference, RowsFile, TextFile
+from strop.recipes.options import (
+    DomainsFile,
+    MixtureFile,
+    ModelReference,
+    RankerReference,
+    RowsFile,
+    TextFile,
+)
 
 
 def identity(kind: Any, value: str | None) -> str:
@@ -45,9 +52,18 @@ def ranker_identity(path: str | None) -> str:
     return ranker_hash(Path(path))
 
 
+def domains_identity(path: str | None) -> str:
+    """Identify domains by all texts that they name."""
+    from strop.training.corpus import domains_hash
+
+    return "none" if path is None else domains_hash(Path(path))
+
+
 IDENTITIES = {
     ModelReference: optional_model_identity,
     TextFile: text_identity,
     RowsFile: rows_identity,
     RankerReference: ranker_identity,
+    DomainsFile: domains_identity,
+    MixtureFile: rows_identity,
 }

@@ -9,13 +9,15 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
+from strop.data.document import Located
 from strop.errors import StropError, unknown_name
-from strop.recipes.document import Located
 
 ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
 TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
 RowsFile = NewType("RowsFile", str)  #: a file of JSON lines, or ${stage}
 RankerReference = NewType("RankerReference", str)  #: a directory with a ranker, or ${stage}
+DomainsFile = NewType("DomainsFile", str)  #: YAML that names domains of text
+MixtureFile = NewType("MixtureFile", str)  #: weights of domains, or ${stage}
 LossName = NewType("LossName", str)  #: a loss for learning from preferences
 FormatName = NewType("FormatName", str)  #: a number format, or two joined by a plus sign
 BackendName = NewType("BackendName", str)  #: what computes: native or torch
@@ -27,6 +29,8 @@ INPUTS = {
     TextFile: "text file",
     RowsFile: "file of rows",
     RankerReference: "ranker",
+    DomainsFile: "file of domains",
+    MixtureFile: "mixture",
 }
 
 REFERENCE = re.compile(r"\$\{\s*([^{}]*?)\s*\}")  # ${stage}

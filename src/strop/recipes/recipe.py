@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 
 from strop.data import read_text
+from strop.data.document import Located, read_document
 from strop.errors import StropError, unknown_name
-from strop.recipes.document import Located, read_document
 from strop.recipes.options import INPUTS, build, inputs, plain, referred
 from strop.recipes.stage import Stage
 

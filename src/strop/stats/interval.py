@@ -48,12 +48,12 @@ class Interval:
         return asdict(self)
 
 
-def verdict(difference: Interval, lower_is_better: bool) -> Verdict:
+def verdict(difference: Interval, lower_is_better: bool, least: int = LEAST) -> Verdict:
     """Say what the interval of `ours - baseline` shows about ours; zero inside means "cannot tell".
 
-    So do fewer than six samples. `lower_is_better` holds for losses and perplexities, not for
+    So do fewer than `least` samples. `lower_is_better` holds for losses and perplexities, not for
     accuracies.
     """
-    if difference.n < LEAST or not difference.excludes(0.0):
+    if difference.n < least or not difference.excludes(0.0):
         return "cannot tell"
     return "better" if (difference.high < 0.0) == lower_is_better else "worse"

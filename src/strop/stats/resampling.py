@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from strop.errors import StropError
 from strop.stats.interval import Interval
+from strop.stats.student import student_quantile
 
 Rows = NDArray[np.float64]
 
@@ -107,19 +108,3 @@ def tail_probability(n: int, level: float) -> float:
     normal = NormalDist()
     widened = student_quantile((1.0 + level) / 2.0, n - 1) * math.sqrt(n / (n - 1))
     return normal.cdf(-widened)
-
-
-def student_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of Student's t by its expansion in 1 / freedom.
-
-    Abramowitz & Stegun 26.7.5; at 95% within 1% from three degrees of freedom on.
-    """
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / float(freedom) ** power for power, term in enumerate(terms))

@@ -12,14 +12,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from strop.console import progress, say
 from strop.data import atomic_path, make_directory, write_json
@@ -38,6 +40,7 @@ EVALUATIONS = 4  #: of a run, if nothing else is said
 SAVING = 0.05  #: part of the time, at most
 
 Row = dict[str, float]  #: what is known of one item: losses, log-probabilities, lengths
+Order = NDArray[np.int64]  #: the items of each step, (steps, batch)
 
 
 class Item(Protocol):
@@ -46,6 +49,16 @@ class Item(Protocol):
     @property
     def group(self) -> Group:
         """Return the tokens."""
+
+
+class State(Protocol):
+    """What an objective learns itself, kept with the weights; as modules and optimizers have it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and numbers."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Objective:
     weight: Callable[[Any], float] = lambda item: 1.0  #: of an item in the mean over a batch
     #: two sums over items that the loss of each of a batch depends on; added up over all lots
     prepare: Callable[[Any, Sequence[Any]], torch.Tensor] | None = None
+    state: State | None = None
 
 
 @dataclass
@@ -87,12 +101,15 @@ def train(
     work: Path,
     held_out: Sequence[Item] = (),
     label: str = "training",
+    order: Order | None = None,
 ) -> Trained:
     """Train what requires a gradient; go on where an earlier call in the directory `work` stopped.
 
-    Evaluates on `held_out` items, first before any step; with `config.patience` it stops early, and
-    the weights of the best evaluation are what remains. Raises StropFailure for a loss that is not
-    finite, after writing the items to `work`, and StropError where there is nothing to learn from.
+    `order` says which items come in which step; without it, all of them come in random order, as
+    many epochs as `config` says. Evaluates on `held_out` items, first before any step; with
+    `config.patience` it stops early, and the weights of the best evaluation are what remains.
+    Raises StropFailure for a loss that is not finite, after writing the items to `work`, and
+    StropError where there is nothing to learn from.
     """
     if not items:
         raise StropError("no items to train on")
@@ -103,18 +120,18 @@ def train(
     make_directory(work)
     network.train()  # lets layers be checkpointed; nothing here drops out
     run = Run(network, objective, config, accelerator, work)
-    steps = step_count(len(items), config)
+    steps = step_count(len(items), config) if order is None else len(order)
     every = config.evaluate_every or max(1, math.ceil(steps / EVALUATIONS))
     accelerator.wait_for_everyone()  # the first may still clear what other settings left
     state = run.restored()
-    say(f"{label}: {len(items)} prompts, {steps} steps of {config.batch}")
+    say(f"{label}: {steps} steps of {config.batch}, from {len(items):,} items")
     run.start_trackers(label)
     stop = False
     with progress(label, steps, "steps") as advance, deferred() as stopping:
         advance(state.step)
         if held_out and not state.step:
             run.evaluate(held_out, state)
-        for batch in batches(len(items), config, state.step, steps):
+        for batch in upcoming(len(items), config, order, state.step, steps):
             if config.patience and state.stale >= config.patience:
                 say(f"stopped after step {state.step}: no better since step {state.best_step}")
                 break
@@ -137,6 +154,13 @@ def train(
         evaluations=evaluations,
         history=[row for row in run.history if row["kind"] == "step"],
     )
+
+
+def upcoming(
+    items: int, config: TrainingConfig, order: Order | None, first: int, last: int
+) -> Iterable[Sequence[int]]:
+    """Return the items of the steps from `first` on."""
+    return batches(items, config, first, last) if order is None else order[first:].tolist()
 
 
 @dataclass
@@ -288,6 +312,7 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "best": self.best,
                 "history": json.dumps(self.history),
+                "objective": self.objective.state.state_dict() if self.objective.state else {},
                 "random": torch.get_rng_state(),
             }
             with atomic_path(self.work / STATE) as partial, partial.open("wb") as stream:
@@ -312,6 +337,8 @@ class Run:
             torch.set_rng_state(kept["random"].cpu())
             self.best = kept["best"]
             self.history = json.loads(kept["history"])
+            if self.objective.state:
+                self.objective.state.load_state_dict(kept["objective"])
             state = Progress(**kept["progress"])
         except MemoryError:
             raise

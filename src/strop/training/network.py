@@ -15,10 +15,11 @@ from strop.models import resolve
 from strop.models.adapters import adapter_base, is_adapter
 from strop.models.checkpoint import open_checkpoint
 from strop.models.packed import is_packed
+from strop.models.packing import copy_companions
 from strop.models.tokenizer import Tokenizer
-from strop.models.torch_backend import context_length, load_network
+from strop.models.torch_backend import context_length, load_network, quietly
 from strop.training import attention
-from strop.training.lora import adapters, add_lora, load_adapter
+from strop.training.lora import adapters, add_lora, load_adapter, save_adapter
 from strop.training.memory import RANK
 from strop.training.processes import own_device
 from strop.training.scoring import completion_logps, token_logps
@@ -118,6 +119,18 @@ def open_trainee(
     if config.checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     return Trainee(network.to(own_device()), source)
+
+
+def save_network(trainee: Trainee, directory: Path) -> None:
+    """Write the adapter; or the whole model, if all of it was trained."""
+    if adapters(trainee.network):
+        base = Path(trainee.source.base).expanduser()
+        reference = str(base.resolve()) if base.exists() else trainee.source.base
+        save_adapter(trainee.network, reference, directory)
+        return
+    with quietly():
+        trainee.network.save_pretrained(directory)
+    copy_companions(trainee.source.directory, directory)
 
 
 def without_dropout(network: Any) -> None:

@@ -50,12 +50,17 @@ def token_logps(network: Any, layout: Layout) -> torch.Tensor:
     The network's attention must be `strop.training.attention`.
     """
     states = last_states(network, layout).index_select(0, layout.predictors)
+    return head_logps(network, states, layout.targets)
+
+
+def head_logps(network: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of tokens (n,) from what the head multiplies, (n, hidden)."""
     head = network.get_output_embeddings()
     if not any(one.requires_grad for one in head.parameters()):
-        return FrozenHead.apply(states, layout.targets, head_weight(network).to(states.dtype))
+        return FrozenHead.apply(states, targets, head_weight(network).to(states.dtype))
     parts = [
         checkpoint(plain_logps, head, rows, ids, use_reentrant=False)
-        for rows, ids in zip(states.split(ROWS), layout.targets.split(ROWS), strict=True)
+        for rows, ids in zip(states.split(ROWS), targets.split(ROWS), strict=True)
     ]
     return torch.cat(parts)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from strop.stats import bootstrap, paired_difference, verdict
 from strop.stats.resampling import Rows
 from strop.training.loop import Objective
-from strop.tuning.stage import Facts
+from strop.training.stage import Facts
 
 #: Figures of which it is known which way is better.
 LOWER_IS_BETTER = {"loss": True, "right": False, "margin": False}

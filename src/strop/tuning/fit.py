@@ -17,24 +17,21 @@ from strop.errors import StropError
 from strop.models.adapters import adapter_rank
 from strop.models.machine import available_memory
 from strop.models.memory import read_facts
-from strop.models.packing import copy_companions
-from strop.models.torch_backend import quietly
 from strop.svg import standalone
 from strop.training.fitting import SHARE, choose
 from strop.training.loop import LOGS, Objective, train
-from strop.training.lora import adapters, save_adapter
 from strop.training.memory import ROOM, Lengths
-from strop.training.network import NetworkConfig, Source, Trainee
+from strop.training.network import NetworkConfig, Source, Trainee, save_network
 from strop.training.processes import processes
 from strop.training.schedule import TrainingConfig
 from strop.training.sequences import Group
+from strop.training.stage import Facts
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose
 from strop.tuning.drift import Start
 from strop.tuning.effect import Figures, effect, measure
 from strop.tuning.items import split
 from strop.tuning.origins import RANKER
-from strop.tuning.stage import Facts
 
 HISTORY, CURVES = "history.jsonl", "curves.svg"
 CHOSEN = "chosen.json"  #: in the work: what the machine decided
@@ -129,6 +126,7 @@ def fit(
     )
     after = measure(network, tested, objective)
     save_network(trainee, directory)
+    (directory / RANKER).unlink(missing_ok=True)  # what was a ranker need not be one any more
     logs = work / "training" / LOGS
     if logs.is_dir():
         shutil.copytree(logs, directory / LOGS)
@@ -222,16 +220,3 @@ def longest(parts: Parts, config: TuneConfig) -> Lengths:
 def prompts(items: Sequence[tuple[str, Any]]) -> int:
     """Count different prompts."""
     return len({key for key, _ in items})
-
-
-def save_network(trainee: Trainee, directory: Path) -> None:
-    """Write the adapter; or the whole model, if all of it was trained."""
-    if adapters(trainee.network):
-        base = Path(trainee.source.base).expanduser()
-        reference = str(base.resolve()) if base.exists() else trainee.source.base
-        save_adapter(trainee.network, reference, directory)
-        return
-    with quietly():
-        trainee.network.save_pretrained(directory)
-    copy_companions(trainee.source.directory, directory)
-    (directory / RANKER).unlink(missing_ok=True)  # what was a ranker need not be one any more

@@ -14,12 +14,12 @@ from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.errors import StropError
 from strop.stats import Interval, bootstrap, mean, paired_difference, verdict, wilson
 from strop.stats.resampling import Rows
+from strop.training.stage import ROWS, Facts, rows_path, run_stage
 from strop.tuning.answers import check_samples, prompt_of
 from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.ranker import Ranker
-from strop.tuning.stage import ROWS, Facts, rows_path, run_stage
 
 STEPS = 30  #: of Newton's method
 

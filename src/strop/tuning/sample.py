@@ -29,9 +29,9 @@ from strop.models.interface import Model
 from strop.models.load import default_backend
 from strop.models.merging import merge
 from strop.models.references import resolve, resolve_base
+from strop.training.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 from strop.tuning.encode import prompt_ids
 from strop.tuning.origins import origins_of
-from strop.tuning.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
 FORMAT = "bfp8"  #: in which a model that is not packed is sampled from: perplexity +0.4%
 TOGETHER = 8  #: prompts whose answers are written at once

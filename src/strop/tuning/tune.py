@@ -29,6 +29,7 @@ from strop.training.memory import ROOM
 from strop.training.network import Trainee, open_source, open_trainee
 from strop.training.schedule import TrainingConfig
 from strop.training.sequences import Group
+from strop.training.stage import REJECTED, Facts, rows_path, run_stage
 from strop.tuning.effect import Figures
 from strop.tuning.fit import Parts, TuneConfig, fit, settled
 from strop.tuning.items import Keyed, example_items, preference_items, with_others
@@ -43,7 +44,6 @@ from strop.tuning.ranker import (
     save_ranker_config,
 )
 from strop.tuning.reference import reference_logps
-from strop.tuning.stage import REJECTED, Facts, rows_path, run_stage
 
 SFT_RATE = 2e-4  #: learning rate to start from, with adapters
 RANKER_RATE = 1e-3  #: with 3e-4 some hundred pairs taught SmolLM2 next to nothing

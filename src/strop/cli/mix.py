@@ -1,0 +1,189 @@
+"""`strop mix` and `strop train`: in which proportions to mix domains, and training with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from strop.cli.tune import Output
+from strop.console import say
+from strop.errors import StropError
+
+RUNS = "Runs"  # heading of these options in --help
+
+DomainsFile = Annotated[
+    Path, typer.Argument(help="YAML that names the domains, and where their texts are.")
+]
+SizeOrModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="From scratch: 0.2M, 0.5M, 1M, 3M, 6M, 10M or 20M weights; or a model to go on with, "
+        "whose tokenizer the domains must name.",
+        rich_help_panel=RUNS,
+    ),
+]
+Tokens = Annotated[
+    int, typer.Option(help="Of the run that the mixture is for.", min=1, rich_help_panel=RUNS)
+]
+ContextTokens = Annotated[
+    int, typer.Option("--context", help="Tokens of a window.", min=8, rich_help_panel=RUNS)
+]
+Batch = Annotated[
+    int, typer.Option(help="Windows between two updates.", min=1, rich_help_panel=RUNS)
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        help="At its peak.",
+        show_default="3e-3 from scratch, else 2e-4",
+        rich_help_panel=RUNS,
+    ),
+]
+
+
+def mix(
+    domains: DomainsFile,
+    output: Output,
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="What to make small: the mean loss of the domains, the worst, that of the target, "
+            "or weighted (see --weight)."
+        ),
+    ] = "mean",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="doremi, swarm, experts, random, or auto: experts for a target, else swarm."
+        ),
+    ] = "auto",
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="What a domain's loss counts, such as code=2; can be repeated."),
+    ] = None,
+    tokens: Tokens = 1_000_000,
+    search_tokens: Annotated[
+        int | None,
+        typer.Option(help="That each search may read.", show_default="as many as --tokens", min=1),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Searches, and runs of each mixture to compare.", min=1)
+    ] = 3,
+    swarm_runs: Annotated[
+        int, typer.Option(help="Of a swarm.", show_default="3 for each domain, and 3", min=0)
+    ] = 0,
+    rounds: Annotated[int, typer.Option(help="Of DoReMi.", min=1)] = 1,
+    eta: Annotated[
+        float, typer.Option(help="Of DoReMi: its weights move by eta / steps times the excess.")
+    ] = 50.0,
+    pull: Annotated[
+        float, typer.Option(help="Towards the natural mixture; 0: none.", min=0)
+    ] = 0.02,
+    repetitions: Annotated[
+        float, typer.Option(help="How often any domain may be read, at most.")
+    ] = 4.0,
+    processes: Annotated[
+        int | None, typer.Option(help="Runs at a time.", show_default="one for each core", min=1)
+    ] = None,
+    model: SizeOrModel = "1M",
+    context: ContextTokens = 256,
+    batch: Batch = 16,
+    learning_rate: Rate = None,
+) -> None:
+    """Find in which proportions to mix domains of training text, and measure whether it helped.
+
+    Short runs find a mixture; then runs of --tokens with it, with uniform and with natural weights
+    are compared on text that nothing was chosen on. Killed or stopped, the same command goes on.
+
+    [bold]Examples[/bold]
+
+      strop mix domains.yaml -o mixed
+
+      strop mix domains.yaml -o mixed --objective worst --method doremi --model 3M
+
+      strop train domains.yaml --mixture mixed/mixture.json -o model
+    """
+    from strop.mixing.jobs import RunConfig
+    from strop.mixing.methods import SearchConfig
+    from strop.mixing.mix import mix as run
+    from strop.mixing.optimum import Objective
+    from strop.models.machine import physical_cores
+
+    search = SearchConfig(
+        Objective(objective, dict(map(loss_weight, weight or []))),
+        tokens if search_tokens is None else search_tokens,
+        tokens,
+        swarm_runs,
+        rounds,
+        eta,
+        pull,
+        repetitions,
+    )
+    runs = RunConfig(model, context, batch, learning_rate)
+    facts = run(domains, output, method, search, runs, seeds, processes or physical_cores())
+    show(facts, output)
+
+
+def train(
+    domains: DomainsFile,
+    output: Output,
+    mixture: Annotated[
+        Path | None,
+        typer.Option(
+            help="What strop mix wrote, mixture.json.",
+            show_default="as the domains come, by their tokens",
+        ),
+    ] = None,
+    tokens: Tokens = 1_000_000,
+    model: SizeOrModel = "1M",
+    context: ContextTokens = 256,
+    batch: Batch = 16,
+    learning_rate: Rate = None,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the order.", min=0)] = 0,
+) -> None:
+    """Train a model on domains that are mixed as a mixture says, from scratch or on.
+
+    The result is a model directory, which every command takes. Killed or stopped, the same command
+    goes on where it was.
+
+    [bold]Examples[/bold]
+
+      strop train domains.yaml --mixture mixed/mixture.json --model 10M --tokens 20000000 -o model
+
+      strop train domains.yaml --model smollm2 --context 512 -o model
+    """
+    from strop.mixing.jobs import RunConfig
+    from strop.mixing.train import train_on_mixture
+
+    config = RunConfig(model, context, batch, learning_rate)
+    facts = train_on_mixture(domains, output, mixture, tokens, config, seed)
+    for name, one in facts["losses"].items():
+        before, after = one["before"], one["after"]
+        print(
+            f"{name}: loss {before['estimate']:.3f} to {after['estimate']:.3f} "
+            f"[{after['low']:.3f}, {after['high']:.3f}] nats per token (n = {after['n']} windows)"
+        )
+    say(f"written to {output}; look at {output / 'curves.svg'}")
+
+
+def loss_weight(text: str) -> tuple[str, float]:
+    """Read what the loss of a domain counts."""
+    name, sign, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        sign = ""
+    if not sign:
+        raise StropError(f"--weight {text}: must be a domain and a number, such as code=2")
+    return name, number
+
+
+def show(facts: dict[str, Any], output: Path) -> None:
+    """Print what was found."""
+    from strop.mixing.report import summary
+
+    print(summary(facts))
+    say(f"written to {output}; look at {output / 'weights.svg'} and {output / 'losses.svg'}")

@@ -1,0 +1,1 @@
+"""In which proportions to mix domains of training text."""

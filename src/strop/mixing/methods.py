@@ -1,0 +1,260 @@
+"""The ways to find a mixture, each with what it costs.
+
+Costs are in tokens of training: a token of a forward pass alone counts a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.errors import StropError, unknown_name
+from strop.mixing.design import designed
+from strop.mixing.experts import expert_weights, mixture_losses
+from strop.mixing.jobs import Bench, Job
+from strop.mixing.optimum import Objective, best_mixture
+from strop.mixing.pool import run_all
+from strop.mixing.proxy import proxy_batch
+from strop.mixing.regression import fit
+from strop.mixing.runs import LIKELIHOODS
+from strop.mixing.weights import Weights, entropy, limits, natural, tempered, uniform
+
+TEMPERATURE = 0.5  #: exponent of the domains' sizes
+DRAWS = 8  #: random mixtures that are tried
+ETA = 50.0  #: of DoReMi, over the steps of the proxy
+FORWARD = 1 / 3  #: what a forward pass costs, in times of a training step
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What a mixture is wanted for, and what may be spent to find it."""
+
+    objective: Objective = field(default_factory=Objective)
+    tokens: int = 1_000_000  #: of a search
+    final: int = 1_000_000  #: tokens of the run that the mixture is for
+    runs: int = 0  #: of the swarm; 0: three times the domains, and three
+    rounds: int = 1  #: of DoReMi
+    eta: float = ETA  #: of DoReMi: its step size is eta / steps
+    pull: float = 0.02  #: towards the natural mixture, in nats for a divergence of one
+    repetitions: float = 4.0  #: how often a domain may be read, at most
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        for name in ("tokens", "final", "rounds", "eta", "repetitions"):
+            if not getattr(self, name) > 0:
+                raise StropError(f"{name} must be more than 0, not {getattr(self, name)}")
+        if not self.pull >= 0:
+            raise StropError(f"pull must not be negative: {self.pull}")
+        if self.runs and self.runs < 4:
+            raise StropError(f"a swarm needs at least 4 runs, not {self.runs}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A mixture."""
+
+    weights: Weights
+    spent: float = 0.0  #: tokens of the search
+    details: dict[str, Any] = field(default_factory=dict)  #: JSON values for the report
+
+
+#: Finds a mixture for each seed.
+Method = Callable[[Bench, SearchConfig, Sequence[int]], list[Found]]
+
+
+def fixed(weights: Callable[[Sequence[int]], Weights]) -> Method:
+    """Return the method that takes weights from the sizes of the domains."""
+
+    def find(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
+        return [Found(weights(bench.corpus.sizes)) for _ in seeds]
+
+    return find
+
+
+def best_of_random(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
+    """Try random mixtures in short runs, and take the best."""
+    count = len(bench.corpus.names)
+    steps = steps_of(bench, config, DRAWS)
+    drawn = {seed: np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS) for seed in seeds}
+    jobs = [Job(tuple(one), steps, seed) for seed in seeds for one in drawn[seed].tolist()]
+    losses = losses_of(bench, config, run_all(bench, jobs, "random mixtures"))
+    found = []
+    for number, seed in enumerate(seeds):
+        own = losses[number * DRAWS : (number + 1) * DRAWS]
+        best = int(np.argmin(config.objective.value(own)))
+        found.append(Found(drawn[seed][best], cost(bench, DRAWS, steps)))
+    return found
+
+
+def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
+    """Fit the loss of each domain to a swarm of short runs, and take the best mixture by it.
+
+    (RegMix, arXiv 2407.01492; Olmix 2026.)
+    """
+    sizes = bench.corpus.sizes
+    runs = config.runs or 3 * (len(sizes) + 1)
+    steps = steps_of(bench, config, runs)
+    mixtures = {seed: designed(natural(sizes), runs, seed) for seed in seeds}
+    jobs = [Job(tuple(one), steps, seed) for seed in seeds for one in mixtures[seed].tolist()]
+    losses = losses_of(bench, config, run_all(bench, jobs, "swarm"))
+    found = []
+    for number, seed in enumerate(seeds):
+        own = losses[number * runs : (number + 1) * runs]
+        fitted = fit(mixtures[seed], own)
+        weights = best_mixture(
+            fitted.predict,
+            config.objective,
+            natural(sizes),
+            config.pull,
+            limits(sizes, config.final, config.repetitions),
+            seed,
+        )
+        details = {
+            "mixtures": mixtures[seed].tolist(),
+            "losses": own.tolist(),
+            "fits": list(fitted.kinds),
+            "left_out_errors": [dict(one) for one in fitted.errors],
+            "predicted": fitted.predict(weights[None])[0].tolist(),
+        }
+        found.append(Found(weights, cost(bench, runs, steps), details))
+    return found
+
+
+def experts(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
+    """Train one model for each domain, and mix what they say. (MixMin, arXiv 2502.10510.)"""
+    sizes, names = bench.corpus.sizes, bench.corpus.names
+    count = len(names)
+    steps = steps_of(bench, config, count)
+    jobs = [
+        Job(tuple(one), steps, seed, likelihoods=True)
+        for seed in seeds
+        for one in np.eye(count).tolist()
+    ]
+    run_all(bench, jobs, "experts")
+    found = []
+    texts = config.objective.texts(names)
+    for number, _ in enumerate(seeds):
+        own = jobs[number * count : (number + 1) * count]
+        said = [np.load(bench.place(job) / LIKELIHOODS) for job in own]
+        logps = [np.stack([one[text] for one in said], axis=1).astype(float) for text in texts]
+        weights = expert_weights(
+            logps,
+            config.objective,
+            natural(sizes),
+            config.pull,
+            limits(sizes, config.final, config.repetitions),
+        )
+        details = {"mixture_losses": mixture_losses(logps, weights).tolist()}
+        found.append(Found(weights, cost(bench, count, steps), details))
+    return found
+
+
+def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
+    """Run DoReMi: a reference, and a proxy with group DRO. (arXiv 2305.10429, algorithm 1.)"""
+    names, context = bench.corpus.names, bench.config.context
+    batch = proxy_batch(bench.config, len(names))
+    # Reference and proxy read as many tokens; the reference reads the proxy's once more, forward.
+    each = config.tokens / config.rounds / (2 + FORWARD)
+    steps = bench.config.steps(each)
+    proxy_steps = max(1, round(each / (batch * context)))
+    weights = [uniform(bench.corpus.sizes) for _ in seeds]
+    spent = config.rounds * (
+        steps * bench.config.batch * context + (1 + FORWARD) * proxy_steps * batch * context
+    )
+    rounds: list[list[dict[str, Any]]] = [[] for _ in seeds]
+    for number in range(config.rounds):
+        label = f"DoReMi, round {number + 1}" if config.rounds > 1 else "DoReMi"
+        references = [
+            Job(tuple(own.tolist()), steps, seed, ("first",), reference_for=proxy_steps)
+            for own, seed in zip(weights, seeds, strict=True)
+        ]
+        run_all(bench, references, f"{label}: reference")
+        proxies = [
+            Job(
+                tuple(uniform(bench.corpus.sizes).tolist()),
+                proxy_steps,
+                seed,
+                ("second",),
+                reference=bench.digest(one),
+                rate=config.eta / proxy_steps,
+            )
+            for one, seed in zip(references, seeds, strict=True)
+        ]
+        results = run_all(bench, proxies, f"{label}: proxy")
+        weights = [np.array(one["weights"]) for one in results]
+        for own, one in zip(rounds, results, strict=True):
+            own.append(one)
+    return [
+        Found(
+            own,
+            spent,
+            {
+                "steps": proxy_steps,
+                "rate": config.eta / proxy_steps,
+                "entropy": entropy(own),
+                "trajectories": [one["history"] for one in done],
+            },
+        )
+        for own, done in zip(weights, rounds, strict=True)
+    ]
+
+
+def losses_of(
+    bench: Bench, config: SearchConfig, results: Sequence[dict[str, Any]]
+) -> NDArray[np.float64]:
+    """Return the validation losses that the objective is about, (runs, texts)."""
+    texts = config.objective.texts(bench.corpus.names)
+    return np.array([[one["validation"][text] for text in texts] for one in results])
+
+
+def evaluation(bench: Bench) -> float:
+    """Return what it costs to measure one run of a search, in tokens."""
+    texts = len(bench.corpus.names) + bench.corpus.has_target
+    return FORWARD * texts * bench.search_tokens
+
+
+def steps_of(bench: Bench, config: SearchConfig, runs: int) -> int:
+    """Return the steps that each of so many runs can have.
+
+    Raises StropError if what they cost is more than the search may read.
+    """
+    left = config.tokens / runs - evaluation(bench)
+    step = bench.config.batch * bench.config.context
+    if left < step:
+        least = runs * (evaluation(bench) + step)
+        raise StropError(
+            f"{config.tokens:,} tokens are too few for a search of {runs} runs: at least "
+            f"{least:,.0f}, of which {runs * evaluation(bench):,.0f} measure them"
+        )
+    return bench.config.steps(left)
+
+
+def cost(bench: Bench, runs: int, steps: int) -> float:
+    """Return what some runs cost, in tokens."""
+    return runs * (bench.config.batch * bench.config.context * steps + evaluation(bench))
+
+
+METHODS: dict[str, Method] = {
+    "uniform": fixed(uniform),
+    "natural": fixed(natural),
+    "temperature": fixed(lambda sizes: tempered(sizes, TEMPERATURE)),
+    "random": best_of_random,
+    "doremi": doremi,
+    "swarm": swarm,
+    "experts": experts,
+}
+
+
+def method_of(name: str, bench: Bench, objective: Objective) -> str:
+    """Return the method of a name. Raises StropError for one that is not known, or not for this."""
+    if name != "auto" and name not in METHODS:
+        raise unknown_name("method", name, ("auto", *METHODS))
+    if objective.kind == "target" and not bench.corpus.has_target:
+        raise StropError("the objective is a target: name one in the file of domains")
+    if name == "auto":
+        return "experts" if objective.kind == "target" else "swarm"
+    return name

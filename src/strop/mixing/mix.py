@@ -1,0 +1,200 @@
+"""Find a mixture of domains, and measure what it is worth beside uniform and natural weights.
+
+OUTPUT/mixture.json      the weights, and what they were found for
+OUTPUT/swarm-N.csv       mixtures and losses of the swarm of a seed
+OUTPUT/*.svg             weights, losses on the way, and DoReMi's trajectory
+OUTPUT/manifest.json     how it was made, and all figures
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop.data import atomic_path, read_json, write_json, write_text
+from strop.data.documents import read_domains
+from strop.errors import StropError
+from strop.mixing.compare import (
+    Result,
+    final_runs,
+    final_value,
+    gain,
+    objective_value,
+    tokens_to_reach,
+)
+from strop.mixing.jobs import Bench, RunConfig
+from strop.mixing.methods import METHODS, Found, SearchConfig, method_of
+from strop.mixing.plots import plots
+from strop.mixing.weights import Weights, natural, repetitions, uniform
+from strop.stats import Interval
+from strop.training.corpus import TARGET, Corpus, open_corpus
+from strop.training.stage import Facts, run_stage
+
+MIXTURE = "mixture.json"
+BASELINES = {"uniform": uniform, "natural": natural}
+
+
+def mix(
+    domains: Path,
+    output: Path,
+    method: str = "auto",
+    search: SearchConfig | None = None,
+    runs: RunConfig | None = None,
+    seeds: int = 3,
+    processes: int = 1,
+    work: Path | None = None,
+) -> Facts:
+    """Search once for each seed, train with what was found and with the baselines, and compare.
+
+    The mixture is the mean of those of the seeds. Raises StropError for domains that cannot be
+    split or a method that is not known.
+    """
+    search, runs = search or SearchConfig(), runs or RunConfig()
+    if seeds < 1 or processes < 1:
+        raise StropError("seeds and processes must be at least 1")
+    corpus = open_corpus(read_domains(domains))
+    if len(corpus.names) < 2:
+        raise StropError(f"{domains}: one domain has one mixture: name at least two")
+
+    def make(directory: Path, place: Path) -> Facts:
+        bench = Bench(corpus, runs, place / "runs", processes)
+        return mixed_by(bench, method, search, range(seeds), directory)
+
+    settings = {
+        "method": method,
+        "search": asdict(search),
+        "runs": asdict(runs),
+        "seeds": seeds,
+    }
+    return run_stage("mix", output, settings, {"corpus": corpus.directory.name}, make, work)
+
+
+def mixed_by(
+    bench: Bench, method: str, search: SearchConfig, seeds: Sequence[int], directory: Path
+) -> Facts:
+    """Search, compare, and write what came of it into a directory."""
+    corpus = bench.corpus
+    name = method_of(method, bench, search.objective)
+    found = METHODS[name](bench, search, seeds)
+    weights = np.mean([one.weights for one in found], axis=0)
+    mixtures = {name: [one.weights for one in found]}
+    for other, of_sizes in BASELINES.items():
+        mixtures.setdefault(other, [of_sizes(corpus.sizes) for _ in seeds])
+    results = final_runs(bench, mixtures, search.final, seeds)
+    kind = search.objective.kind
+    facts: Facts = {
+        "method": name,
+        "objective": kind,
+        "table": described(corpus, weights, search.final),
+        "by_seed": [one.weights.tolist() for one in found],
+        "searched_tokens": found[0].spent,
+        "final_tokens": search.final,
+        "contenders": {
+            other: contender(own, results[name], found, search, corpus)
+            for other, own in results.items()
+        },
+        "search": [one.details for one in found],
+    }
+    note = {"method": name, "objective": kind, "tokens": search.final}
+    write_mixture(directory / MIXTURE, corpus.names, weights, note)
+    if name == "swarm":
+        for number, one in enumerate(found):
+            texts = search.objective.texts(corpus.names)
+            write_swarm(directory / f"swarm-{number}.csv", corpus.names, texts, one.details)
+    for stem, drawing in plots(facts, results, corpus.names).items():
+        write_text(directory / f"{stem}.svg", drawing)
+    return facts
+
+
+def described(corpus: Corpus, weights: Weights, tokens: float) -> dict[str, dict[str, float]]:
+    """Return what there is of each domain, its weights before and after, and its repetitions."""
+    rows = zip(
+        corpus.names,
+        corpus.sizes,
+        natural(corpus.sizes),
+        weights,
+        repetitions(weights, corpus.sizes, tokens),
+        strict=True,
+    )
+    return {
+        name: {"tokens": size, "natural": float(before), "weight": float(w), "epochs": float(e)}
+        for name, size, before, w, e in rows
+    }
+
+
+def contender(
+    own: Sequence[Result],
+    ours: Sequence[Result],
+    found: Sequence[Found],
+    search: SearchConfig,
+    corpus: Corpus,
+) -> dict[str, Any]:
+    """Return the losses of final runs with one mixture, and how much lower ours are."""
+    names = corpus.names
+    value = objective_value(search.objective, names)
+    texts = [*names, TARGET] if corpus.has_target else list(names)
+    facts: dict[str, Any] = {
+        "losses": {text: float(np.mean([one["test"][text] for one in own])) for text in texts},
+        "objective": float(np.mean([value(one["test"]) for one in own])),
+    }
+    if own is ours:
+        return facts
+    facts["gain"] = plain(gain(ours, own, value))
+    facts["gains"] = {text: plain(gain(ours, own, itemgetter(text))) for text in texts}
+    reached = [
+        tokens_to_reach(a, final_value(b, value), value) for a, b in zip(ours, own, strict=True)
+    ]
+    facts["reached_after"] = reached
+    facts["reached_after_with_search"] = [
+        None if tokens is None else tokens + one.spent
+        for tokens, one in zip(reached, found, strict=True)
+    ]
+    return facts
+
+
+def plain(value: Interval | float) -> Any:
+    """Return JSON values."""
+    return value.to_json() if isinstance(value, Interval) else value
+
+
+def write_mixture(path: Path, names: Sequence[str], weights: Weights, facts: Facts) -> None:
+    """Write a mixture for `strop train`."""
+    mixture = {"domains": dict(zip(names, weights.tolist(), strict=True))}
+    write_json(path, mixture | facts)
+
+
+def read_mixture(path: Path, names: Sequence[str]) -> Weights:
+    """Read the weights of domains in order.
+
+    Raises StropError for a mixture of other domains, and for weights that are none.
+    """
+    found = read_json(path)
+    domains = found.get("domains") if isinstance(found, dict) else None
+    if not isinstance(domains, dict):
+        raise StropError(f"{path}: is no mixture: it needs domains, each with a weight")
+    if set(domains) != set(names):
+        other = ", ".join(sorted(set(domains) ^ set(names)))
+        raise StropError(f"{path}: is a mixture of other domains ({other})")
+    values = [domains[name] for name in names]
+    if not all(type(one) in (int, float) and 0 <= one <= 1 for one in values):
+        raise StropError(f"{path}: weights must be numbers from 0 to 1")
+    weights = np.array(values, dtype=np.float64)
+    if abs(weights.sum() - 1) > 1e-6:
+        raise StropError(f"{path}: the weights add up to {weights.sum():g}, not to 1")
+    weights /= weights.sum()
+    return weights
+
+
+def write_swarm(path: Path, names: Sequence[str], texts: Sequence[str], details: Facts) -> None:
+    """Write the runs of a swarm as a table."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow([*(f"weight {name}" for name in names), *(f"loss {one}" for one in texts)])
+        for weights, losses in zip(details["mixtures"], details["losses"], strict=True):
+            table.writerow([*weights, *losses])

@@ -1,0 +1,167 @@
+"""The loss of each domain as a function of the mixture, fitted to short runs.
+
+One model per domain, whose mean is then taken: fitted to the mean loss itself, models are far worse
+(on RegMix's runs, see docs/decisions.md). Fitting needs tables only, and no training.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.errors import StropError, failed_import, unknown_name
+
+Table = NDArray[np.float64]
+Predictor = Callable[[Table], NDArray[np.float64]]  #: mixtures (n, domains) -> losses (n,)
+
+LEAST = 3  #: runs to fit anything to
+
+
+def boosted_trees(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
+    """Fit gradient-boosted trees. (RegMix: Liu et al. 2024, arXiv 2407.01492, section 3.)
+
+    The settings are for a few dozen runs: small trees, whose leaves may hold two of them.
+    """
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise failed_import(error, ["lightgbm"], "mix") from error
+    settings = {
+        "objective": "regression",
+        "learning_rate": 0.1,
+        "num_leaves": 4,
+        "min_data_in_leaf": 2,
+        "min_data_in_bin": 1,
+        "num_threads": 1,  # a fit takes milliseconds, and has the same bits everywhere
+        "verbose": -1,
+    }
+    trees = lightgbm.train(settings, lightgbm.Dataset(mixtures, losses), 200)
+
+    def predict(wanted: Table) -> NDArray[np.float64]:
+        return np.asarray(trees.predict(wanted), dtype=np.float64)
+
+    return predict
+
+
+def gaussian_process(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
+    """Fit a Gaussian process over the square roots of the weights.
+
+    Their distance is that of Hellinger: 0 to 0.01 is further than 0.5 to 0.51.
+    """
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+    except ImportError as error:
+        raise failed_import(error, ["sklearn"], "mix") from error
+    process = GaussianProcessRegressor(
+        1.0 * RBF(0.5, (0.05, 10)) + WhiteKernel(1e-3, (1e-6, 1)), normalize_y=True
+    )
+    with warnings.catch_warnings():
+        # A length at its bound is an answer as well: leaving one out tells how good it is.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(np.sqrt(mixtures), losses)
+
+    def predict(wanted: Table) -> NDArray[np.float64]:
+        return np.asarray(process.predict(np.sqrt(wanted)), dtype=np.float64)
+
+    return predict
+
+
+def log_linear(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
+    """Fit c + exp(a + b . w). (Data mixing laws: Ye et al. 2024, arXiv 2403.16952, equation 7.)
+
+    b is held small by a weak prior, as there are often fewer runs than twice the domains.
+    """
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise failed_import(error, ["scipy"], "mix") from error
+    lowest, spread = float(losses.min()), float(np.ptp(losses)) or 1.0
+
+    def value(parameters: NDArray[np.float64], at: Table) -> NDArray[np.float64]:
+        floor, height, slopes = parameters[0], parameters[1], parameters[2:]
+        found: NDArray[np.float64] = floor + np.exp(np.clip(height + at @ slopes, -50, 50))
+        return found
+
+    def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        prior = 0.01 * parameters[2:]
+        return np.concatenate([(value(parameters, mixtures) - losses) / spread, prior])
+
+    start = np.zeros(2 + mixtures.shape[1])
+    start[:2] = lowest - 0.5 * spread, np.log(spread)
+    fitted = least_squares(residuals, start).x
+    return lambda wanted: value(fitted, wanted)
+
+
+REGRESSORS: dict[str, Callable[[Table, NDArray[np.float64]], Predictor]] = {
+    "trees": boosted_trees,
+    "process": gaussian_process,
+    "log-linear": log_linear,
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The losses of all domains as functions of the mixture."""
+
+    predictors: tuple[Predictor, ...]
+    kinds: tuple[str, ...]  #: of each domain
+    errors: tuple[dict[str, float], ...]  #: of each domain and kind, with one run left out
+
+    def predict(self, mixtures: Table) -> Table:
+        """Return the losses (n, losses) of mixtures (n, domains)."""
+        return np.stack([one(mixtures) for one in self.predictors], axis=1)
+
+
+def fit(mixtures: Table, losses: Table, kind: str = "auto") -> Fit:
+    """Fit one model to each column of `losses` (runs, losses), over `mixtures` (runs, domains).
+
+    "auto" takes for each column the kind whose root mean square error is lowest when each run is
+    left out once. Raises StropError for tables that do not fit together or are not finite.
+    """
+    check(mixtures, losses)
+    if kind != "auto" and kind not in REGRESSORS:
+        raise unknown_name("regressor", kind, ("auto", *REGRESSORS))
+    predictors, kinds, errors = [], [], []
+    for column in losses.T:
+        found = (
+            {name: left_out_error(name, mixtures, column) for name in REGRESSORS}
+            if kind == "auto"
+            else {}
+        )
+        best = min(found, key=found.__getitem__) if found else kind
+        predictors.append(REGRESSORS[best](mixtures, column))
+        kinds.append(best)
+        errors.append(found)
+    return Fit(tuple(predictors), tuple(kinds), tuple(errors))
+
+
+def left_out_error(kind: str, mixtures: Table, losses: NDArray[np.float64]) -> float:
+    """Return the root mean square error of predicting each run from all others."""
+    others = ~np.eye(len(losses), dtype=bool)
+    found = [
+        REGRESSORS[kind](mixtures[keep], losses[keep])(mixtures[place : place + 1])[0]
+        for place, keep in enumerate(others)
+    ]
+    return float(np.sqrt(np.mean((np.array(found) - losses) ** 2)))
+
+
+def check(mixtures: Table, losses: Table) -> None:
+    """Raise StropError unless the tables can be fitted."""
+    if mixtures.ndim != 2 or losses.ndim != 2 or len(mixtures) != len(losses):
+        raise StropError(
+            f"mixtures {mixtures.shape} and losses {losses.shape} are not of the same runs"
+        )
+    if len(mixtures) < LEAST:
+        raise StropError(f"{len(mixtures)} runs are too few to fit: at least {LEAST}")
+    for what, table in (("mixtures", mixtures), ("losses", losses)):
+        if not np.isfinite(table).all():
+            place = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
+            raise StropError(f"the {what} of run {place} are not finite")
+    if not np.allclose(mixtures.sum(axis=1), 1, atol=0.01) or (mixtures < 0).any():
+        raise StropError("weights of a mixture must not be negative and must add up to one")

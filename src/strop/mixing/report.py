@@ -1,0 +1,80 @@
+"""What came of a search, in words and tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from strop.stats import Interval, verdict
+
+SEEDS = 2  #: least for a verdict: Student's interval is right for as few
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Return all figures as lines of text."""
+    method, others = facts["method"], [one for one in facts["contenders"] if one != facts["method"]]
+    parts = [table(["domain", "natural", "weight", "read"], domain_rows(facts))]
+    header = ["loss", method, *others]
+    parts.append(table(header, loss_rows(facts, [method, *others])))
+    parts += [sentence(facts, other) for other in others]
+    return "\n\n".join(parts)
+
+
+def domain_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each domain."""
+    return [
+        [name, f"{one['natural']:.1%}", f"{one['weight']:.1%}", f"{one['epochs']:.2f} times"]
+        for name, one in facts["table"].items()
+    ]
+
+
+def loss_rows(facts: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """Return a row for each text, and for the objective."""
+    contenders = [facts["contenders"][name] for name in names]
+    rows = [
+        [text, *(f"{one['losses'][text]:.3f}" for one in contenders)]
+        for text in contenders[0]["losses"]
+    ]
+    return [*rows, [facts["objective"], *(f"{one['objective']:.3f}" for one in contenders)]]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align columns: the first to the left, the others to the right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def sentence(facts: Mapping[str, Any], other: str) -> str:
+    """Say how the mixture compares with another one."""
+    one = facts["contenders"][other]
+    what = f"{facts['method']} against {other}, {facts['objective']} loss"
+    lines = [f"{what}: {spelled(one['gain'])}"]
+    final = facts["final_tokens"]
+    for key, words in (("reached_after", ""), ("reached_after_with_search", ", search included")):
+        known = [tokens for tokens in one[key] if tokens is not None]
+        total = len(one[key])
+        if known:
+            mean = sum(known) / len(known)
+            lines.append(
+                f"  its final loss was reached after {mean:,.0f} tokens instead of {final:,}{words}"
+                f" ({len(known)} of {total} seeds)"
+            )
+        elif not words:
+            lines.append(f"  its final loss was not reached (0 of {total} seeds)")
+    return "\n".join(lines)
+
+
+def spelled(gain: Any) -> str:
+    """Spell by how much a loss is lower."""
+    if isinstance(gain, float):
+        return f"lower by {gain:+.4f} nats (one seed: cannot tell)"
+    found = Interval(**gain)
+    words = verdict(found, lower_is_better=False, least=SEEDS)
+    return f"lower by {found:+.4f} nats (n = {found.n} seeds): {words}"

@@ -1,0 +1,231 @@
+"""From domains to a mixture and a trained model, with networks of two layers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from strop.data import read_json, write_json
+from strop.data.documents import read_domains
+from strop.errors import StropError, StropFailure
+from strop.mixing import doremi, pool
+from strop.mixing.compare import tokens_to_reach
+from strop.mixing.jobs import Bench, Job, RunConfig
+from strop.mixing.methods import METHODS, SearchConfig
+from strop.mixing.mix import mix, read_mixture
+from strop.mixing.optimum import Objective
+from strop.mixing.pool import run_all
+from strop.mixing.report import summary
+from strop.mixing.train import train_on_mixture
+from strop.models import load
+from strop.training.corpus import open_corpus
+from strop.training.proxies import SHAPES, Shape
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = RunConfig(model="tiny", context=16, batch=4, evaluated=128)
+SEARCH = SearchConfig(tokens=4000, final=1500, runs=4)
+
+
+@pytest.fixture(autouse=True)
+def tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STROP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(SHAPES, "tiny", Shape(1, 32, 32))
+    monkeypatch.setattr(pool, "workers", Here)
+
+
+class Here:
+    """Runs in this process, which knows of the tiny shape."""
+
+    def __init__(self, count: int, threads: int) -> None:
+        pass
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, make: Any, *arguments: Any) -> Any:
+        from concurrent.futures import Future
+
+        future: Future[None] = Future()
+        future.set_result(make(*arguments))
+        return future
+
+
+def domains_file(folder: Path, extra: str = "") -> Path:
+    """Write three domains: two letters in turn, the same in another order, and digits."""
+    random = np.random.default_rng(0)
+    for name, letters in (("ab", "ab"), ("ba", "ba "), ("digits", "0123456789")):
+        texts = ["".join(random.choice(list(letters), 150)) for _ in range(12)]
+        rows = "".join(json.dumps({"text": one}) + "\n" for one in texts)
+        (folder / f"{name}.jsonl").write_text(rows)
+    path = folder / "domains.yaml"
+    lines = "".join(f"  {name}: {name}.jsonl\n" for name in ("ab", "ba", "digits"))
+    path.write_text(f"domains:\n{lines}tokenizer: byte\n{extra}")
+    return path
+
+
+@pytest.mark.parametrize("method", ["doremi", "swarm", "experts", "random"])
+def test_from_domains_to_a_mixture_and_a_model(tmp_path: Path, method: str) -> None:
+    path = domains_file(tmp_path)
+    facts = mix(path, tmp_path / "out", method, SEARCH, TINY, seeds=2)
+    mixture = read_json(tmp_path / "out" / "mixture.json")
+    assert sum(mixture["domains"].values()) == pytest.approx(1)
+    assert set(facts["contenders"]) == {method, "uniform", "natural"}
+    assert facts["contenders"]["uniform"]["gain"]["n"] == 2
+    assert 0.7 * SEARCH.tokens < facts["searched_tokens"] < 1.5 * SEARCH.tokens
+    for word in ("uniform", "natural", "digits", "seeds"):
+        assert word in summary(facts)
+    assert (tmp_path / "out" / "weights.svg").read_text().startswith("<svg")
+    trained = train_on_mixture(
+        path, tmp_path / "model", tmp_path / "out" / "mixture.json", 1500, TINY
+    )
+    assert trained["losses"]["digits"]["difference"]["high"] < 0
+    assert load(str(tmp_path / "model")).tokenizer.size == 257
+
+
+def test_a_mixture_goes_where_the_objective_is(tmp_path: Path) -> None:
+    """Digits are the hardest: the worst loss is theirs, and they get more."""
+    bench = Bench(open_corpus(read_domains(domains_file(tmp_path))), TINY, tmp_path / "runs", 1)
+    for method in ("swarm", "experts"):
+        config = replace(SEARCH, objective=Objective("worst"), pull=0.0, tokens=12_000, runs=8)
+        [found] = METHODS[method](bench, config, [0])
+        assert found.weights[2] > 0.5, method
+        config = replace(config, objective=Objective("weighted", {"ab": 1.0}))
+        [found] = METHODS[method](bench, config, [0])
+        assert found.weights[2] < 0.3, method
+
+
+def test_a_target_and_what_it_is_near_to(tmp_path: Path) -> None:
+    path = domains_file(tmp_path, "target: target.jsonl\n")
+    random = np.random.default_rng(1)
+    texts = ["".join(random.choice(list("0123456789"), 150)) for _ in range(6)]
+    rows = "".join(json.dumps({"text": one}) + "\n" for one in texts)
+    (tmp_path / "target.jsonl").write_text(rows)
+    search = replace(SEARCH, objective=Objective("target"), pull=0.0)
+    facts = mix(path, tmp_path / "out", "auto", search, TINY, seeds=1)
+    assert facts["method"] == "experts"
+    assert facts["table"]["digits"]["weight"] > 0.8
+    assert "target" in facts["contenders"]["uniform"]["losses"]
+
+
+def test_a_search_that_was_killed_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strop.training import loop
+
+    path = domains_file(tmp_path)
+    whole = mix(path, tmp_path / "whole", "doremi", SEARCH, TINY, seeds=1)
+    monkeypatch.setattr(loop, "SAVING", 1e9)
+    take = loop.Run.take_step
+    for stop in (3, 20, 31, 40):  # in the reference, in the proxy, and in final runs
+        taken = []
+
+        def interrupted(self: Any, *arguments: Any, taken: Any = taken, stop: int = stop) -> None:
+            taken.append(1)
+            if len(taken) == stop:
+                raise KeyboardInterrupt
+            take(self, *arguments)
+
+        monkeypatch.setattr(loop.Run, "take_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mix(path, tmp_path / "parts", "doremi", SEARCH, TINY, seeds=1)
+    monkeypatch.setattr(loop.Run, "take_step", take)
+    parts = mix(path, tmp_path / "parts", "doremi", SEARCH, TINY, seeds=1)
+    assert parts == whole
+
+
+def test_reference_losses_are_of_what_the_proxy_sees_and_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+    excess_losses = doremi.excess_losses
+
+    def watched(proxy: Any, reference: Any, domains: Any, count: int) -> Any:
+        assert np.isfinite(reference).all()  # NaN would be a window that was not expected
+        seen.append(np.bincount(domains, minlength=count))
+        return excess_losses(proxy, reference, domains, count)
+
+    monkeypatch.setattr(doremi, "excess_losses", watched)
+    bench = Bench(open_corpus(read_domains(domains_file(tmp_path))), TINY, tmp_path / "runs", 1)
+    [found] = METHODS["doremi"](bench, SEARCH, [0])
+    assert len(seen) == found.details["steps"] > 5
+    assert all((counts == counts[0]).all() for counts in seen)  # as many tokens of each domain
+    assert found.weights.min() > 0
+
+
+def test_twenty_domains_are_all_in_every_batch(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = ""
+    for number in range(20):
+        letters = list("abcdefghijklmnopqrstuvwxyz"[number : number + 3])
+        texts = ["".join(random.choice(letters, 60)) for _ in range(8)]
+        rows = "".join(json.dumps({"text": one}) + "\n" for one in texts)
+        (tmp_path / f"{number}.jsonl").write_text(rows)
+        lines += f"  d{number}: {number}.jsonl\n"
+    (tmp_path / "many.yaml").write_text(f"domains:\n{lines}tokenizer: byte\n")
+    corpus = open_corpus(read_domains(tmp_path / "many.yaml"))
+    bench = Bench(corpus, TINY, tmp_path / "runs", 1)
+    [found] = METHODS["doremi"](bench, SEARCH, [0])
+    assert found.weights.shape == (20,)
+    assert found.weights.sum() == pytest.approx(1)
+    config = replace(SEARCH, tokens=60_000, runs=24)
+    [found] = METHODS["random"](bench, config, [0])
+    assert found.weights.sum() == pytest.approx(1)
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path: Path) -> None:
+    config = replace(TINY, learning_rate=1e30)
+    bench = Bench(open_corpus(read_domains(domains_file(tmp_path))), config, tmp_path / "runs", 1)
+    with pytest.raises(StropFailure, match="not finite: lower the learning rate"):
+        run_all(bench, [Job((0.3, 0.3, 0.4), 20, 0)], "runs")
+
+
+def test_one_domain_has_one_mixture(tmp_path: Path) -> None:
+    path = domains_file(tmp_path)
+    path.write_text("domains:\n  ab: ab.jsonl\ntokenizer: byte\n")
+    for method in ("swarm", "experts", "doremi"):
+        with pytest.raises(StropError, match="one domain has one mixture"):
+            mix(path, tmp_path / method, method, SEARCH, TINY, seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "is no mixture"),
+        ({"domains": {"ab": 1.0}}, r"other domains \(ba, digits\)"),
+        ({"domains": {"ab": 0.5, "ba": 0.4, "digits": 0.0}}, "add up to 0.9"),
+        ({"domains": {"ab": 1.5, "ba": -0.5, "digits": 0.0}}, "numbers from 0 to 1"),
+        ({"domains": {"ab": "1", "ba": 0, "digits": 0}}, "numbers from 0 to 1"),
+    ],
+)
+def test_what_is_no_mixture_is_one_line(tmp_path: Path, content: Any, said: str) -> None:
+    write_json(tmp_path / "mixture.json", content)
+    with pytest.raises(StropError, match=said):
+        read_mixture(tmp_path / "mixture.json", ["ab", "ba", "digits"])
+
+
+def test_a_model_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    config = replace(TINY, model=str(tiny_model))
+    with pytest.raises(StropError, match="has other tokens than the corpus"):
+        train_on_mixture(domains_file(tmp_path), tmp_path / "out", None, 1500, config)
+    extra = (tmp_path / "domains.yaml").read_text().replace("byte", str(tiny_model))
+    (tmp_path / "domains.yaml").write_text(extra)
+    facts = train_on_mixture(tmp_path / "domains.yaml", tmp_path / "out", None, 1500, config)
+    assert facts["losses"]["digits"]["difference"]["high"] < 0
+
+
+def test_when_a_loss_was_reached() -> None:
+    rows = [{"tokens": 100 * n, "losses": {"a": 5.0 - n}} for n in range(4)]
+    result = {"curve": rows}
+    assert tokens_to_reach(result, 3.5, lambda losses: losses["a"]) == 150
+    assert tokens_to_reach(result, 2.0, lambda losses: losses["a"]) == 300
+    assert tokens_to_reach(result, 1.0, lambda losses: losses["a"]) is None
+    assert tokens_to_reach(result, 6.0, lambda losses: losses["a"]) == 0
