@@ -46,7 +46,13 @@ from strop.models.machine import physical_cores
 from strop.stats import Interval, student
 from strop.training.corpus import TRAINED, open_corpus
 from strop.training.loop import train
-from strop.training.windows import language_modelling, mixed, training_windows, window_losses
+from strop.training.windows import (
+    fixed_order,
+    language_modelling,
+    mixed,
+    training_windows,
+    window_losses,
+)
 from tables import table
 
 RESULTS = HERE / "results"
@@ -127,9 +133,10 @@ def timed(bench: Bench) -> dict[str, float]:
     chosen = [windows[index] for index in range(STEPS * config.batch)]
     weights = np.arange(1, len(corpus.names) + 1) / 10
     network = opened(bench, 0).network
-    by_mixture = mixed(weights / weights.sum(), windows.sizes, STEPS, config.batch, 0)
-    for_proxy = proxy_order(second, STEPS, batch, 0)
-    reference = stored(network, second, for_proxy, config.context)
+    by_mixture = fixed_order(mixed(weights, windows.sizes, STEPS, config.batch, 0))
+    rows = proxy_order(second, STEPS, batch, 0)
+    for_proxy = fixed_order(rows)
+    reference = stored(network, second, rows, config.context)
     plain = language_modelling(corpus.names)
     proxy = proxy_objective(corpus.names, reference, Trajectory.start(len(corpus.names)), 1e-3)
     whole = replace(settings, batch=batch, room=batch * (config.context + 1))

@@ -77,7 +77,8 @@ class Job:
     #: steps of the proxy that will be compared with this run, whose losses are kept for it
     reference_for: int = 0
     reference: str = ""  #: hash of the run that a proxy is compared with
-    rate: float = 0.0  #: of the weights of a proxy
+    online: bool = False  #: whether the weights move on the way
+    rate: float = 0.0  #: by which the weights of a proxy, or of an online run, move
     likelihoods: bool = False  #: whether the loss of each held-out token is kept
 
 

@@ -38,7 +38,7 @@ class SearchConfig:
     final: int = 1_000_000  #: tokens of the run that the mixture is for
     runs: int = 0  #: of the swarm; 0: three times the domains, and three
     rounds: int = 1  #: of DoReMi
-    eta: float = ETA  #: of DoReMi: its step size is eta / steps
+    eta: float = ETA  #: of DoReMi and online weights: their step size is eta / steps
     pull: float = 0.02  #: towards the natural mixture, in nats for a divergence of one
     repetitions: float = 4.0  #: how often a domain may be read, at most
 
@@ -203,6 +203,21 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
     ]
 
 
+def online(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
+    """Let the weights move in one run, towards the worst loss; take the shares that were read.
+
+    Raises StropError for another objective.
+    """
+    if config.objective.kind != "worst":
+        raise StropError("online weights move towards the worst loss: give that objective")
+    steps = bench.config.steps(config.tokens)
+    even = tuple(uniform(bench.corpus.sizes).tolist())
+    jobs = [Job(even, steps, seed, online=True, rate=config.eta / steps) for seed in seeds]
+    results = run_all(bench, jobs, "online run")
+    spent = steps * bench.config.batch * bench.config.context
+    return [Found(np.array(one["weights"]), spent) for one in results]
+
+
 def losses_of(
     bench: Bench, config: SearchConfig, results: Sequence[dict[str, Any]]
 ) -> NDArray[np.float64]:
@@ -246,6 +261,7 @@ METHODS: dict[str, Method] = {
     "doremi": doremi,
     "swarm": swarm,
     "experts": experts,
+    "online": online,
 }
 
 

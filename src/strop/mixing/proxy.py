@@ -14,7 +14,7 @@ from strop.mixing.doremi import Trajectory, proxy_objective
 from strop.mixing.jobs import Bench, Job, RunConfig, opened
 from strop.training.corpus import TRAINED
 from strop.training.loop import train
-from strop.training.windows import Windows, mixed, training_windows, window_losses
+from strop.training.windows import Windows, fixed_order, mixed, training_windows, window_losses
 
 REFERENCE = "reference.npz"
 
@@ -52,7 +52,6 @@ def proxy(bench: Bench, job: Job) -> dict[str, Any]:
     network = opened(bench, job.seed, whole=True).network
     windows = training_windows(corpus, job.parts, config.context)
     batch = proxy_batch(config, len(corpus.names))
-    order = proxy_order(windows, job.steps, batch, job.seed)
     with np.load(bench.work / job.reference / REFERENCE) as kept:
         reference = [kept[f"arr_{number}"] for number in range(len(corpus.names))]
     trajectory = Trajectory.start(len(corpus.names))
@@ -60,6 +59,7 @@ def proxy(bench: Bench, job: Job) -> dict[str, Any]:
     whole = replace(
         config.training(job.steps, job.seed), batch=batch, room=batch * (config.context + 1)
     )
+    order = fixed_order(proxy_order(windows, job.steps, batch, job.seed))
     trained = train(network, windows, objective, whole, place / "training", (), "proxy", order)
     return {
         "weights": trajectory.mean.tolist(),

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from strop.mixing.jobs import Bench, Job, RunConfig, held_out, opened
+from strop.mixing.online import Online
 from strop.mixing.proxy import keep_reference
 from strop.training.corpus import TARGET
 from strop.training.loop import Trained, train
 from strop.training.windows import (
     Window,
     domain_losses,
+    fixed_order,
     language_modelling,
     mixed,
     training_windows,
@@ -30,14 +32,19 @@ def plain(bench: Bench, job: Job) -> dict[str, Any]:
     corpus, config, place = bench.corpus, bench.config, bench.place(job)
     network = opened(bench, job.seed).network
     windows = training_windows(corpus, job.parts, config.context)
-    order = mixed(job.weights, windows.sizes, job.steps, config.batch, job.seed)
     most = config.evaluated if job.curve else bench.search_tokens
     validation = held_out(bench, "validation", most)
     names = [*corpus.names, TARGET]
+    if job.online:
+        moving = Online(windows.sizes.tolist(), config.batch, job.rate, job.seed)
+        order, objective = moving.order(job.steps), moving.objective(names)
+    else:
+        rows = mixed(job.weights, windows.sizes, job.steps, config.batch, job.seed)
+        order, objective = fixed_order(rows), language_modelling(names)
     trained = train(
         network,
         windows,
-        language_modelling(names),
+        objective,
         config.training(job.steps, job.seed),
         place / "training",
         validation if job.curve else (),
@@ -51,6 +58,8 @@ def plain(bench: Bench, job: Job) -> dict[str, Any]:
     if job.curve:
         result["curve"] = curve(trained, names, config)
         result["test"] = measured(network, held_out(bench, "test", most), names, config.room)
+    if job.online:
+        result["weights"] = (moving.read / moving.read.sum()).tolist()
     if job.likelihoods:
         np.savez(place / LIKELIHOODS, **likelihoods(network, validation, names))
     return result

@@ -29,6 +29,7 @@ from strop.training.proxies import SHAPES
 from strop.training.stage import Facts, run_stage
 from strop.training.windows import (
     domain_losses,
+    fixed_order,
     language_modelling,
     mixed,
     training_windows,
@@ -72,7 +73,7 @@ def train_on_mixture(
             place / "training",
             held_out(bench, "validation", config.evaluated),
             "train",
-            order,
+            fixed_order(order),
         )
         after = domain_losses(network, tests, len(names), config.room)
         save_network(trainee, directory)

@@ -50,7 +50,7 @@ def limits(sizes: ArrayLike, budget: float, most: float) -> Weights:
     Raises StropError if all domains together do not have enough tokens.
     """
     found: Weights = np.minimum(most * np.asarray(sizes, dtype=np.float64) / budget, 1)
-    if found.sum() < 1:
+    if found.sum() < 1 - 1e-9:
         raise StropError(
             f"{budget:,.0f} tokens are more than {most:g} times what all domains have together: "
             "train on fewer, or allow more repetitions"

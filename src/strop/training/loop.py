@@ -19,9 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from strop.console import progress, say
 from strop.data import atomic_path, make_directory, write_json
@@ -40,7 +38,6 @@ EVALUATIONS = 4  #: of a run, if nothing else is said
 SAVING = 0.05  #: part of the time, at most
 
 Row = dict[str, float]  #: what is known of one item: losses, log-probabilities, lengths
-Order = NDArray[np.int64]  #: the items of each step, (steps, batch)
 
 
 class Item(Protocol):
@@ -71,6 +68,14 @@ class Objective:
     #: two sums over items that the loss of each of a batch depends on; added up over all lots
     prepare: Callable[[Any, Sequence[Any]], torch.Tensor] | None = None
     state: State | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which items come in which step."""
+
+    steps: int
+    batch: Callable[[int], Sequence[int]]  #: of a step, asked for when it begins
 
 
 @dataclass
@@ -120,7 +125,7 @@ def train(
     make_directory(work)
     network.train()  # lets layers be checkpointed; nothing here drops out
     run = Run(network, objective, config, accelerator, work)
-    steps = step_count(len(items), config) if order is None else len(order)
+    steps = step_count(len(items), config) if order is None else order.steps
     every = config.evaluate_every or max(1, math.ceil(steps / EVALUATIONS))
     accelerator.wait_for_everyone()  # the first may still clear what other settings left
     state = run.restored()
@@ -160,7 +165,9 @@ def upcoming(
     items: int, config: TrainingConfig, order: Order | None, first: int, last: int
 ) -> Iterable[Sequence[int]]:
     """Return the items of the steps from `first` on."""
-    return batches(items, config, first, last) if order is None else order[first:].tolist()
+    if order is None:
+        return batches(items, config, first, last)
+    return map(order.batch, range(first, last))
 
 
 @dataclass

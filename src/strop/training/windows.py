@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from strop.errors import StropError
 from strop.training.corpus import Corpus, Tokens
-from strop.training.loop import Objective, Row
+from strop.training.loop import Objective, Order, Row
 from strop.training.memory import ROOM
 from strop.training.scoring import head_logps
 from strop.training.sequences import Group
@@ -95,6 +95,11 @@ def held_out_windows(corpus: Corpus, part: str, context: int, most: int) -> list
     return found
 
 
+def fixed_order(rows: NDArray[np.int64]) -> Order:
+    """Return the order of rows (steps, batch) for the training loop."""
+    return Order(len(rows), rows.tolist().__getitem__)
+
+
 def mixed(
     weights: ArrayLike, sizes: ArrayLike, steps: int, batch: int, seed: int
 ) -> NDArray[np.int64]:
@@ -134,10 +139,14 @@ def dealt(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
 
 def shuffled(count: int, wanted: int, seed: tuple[int, int]) -> NDArray[np.int64]:
     """Return so many numbers below `count`: all of them in random order, again and again."""
-    epochs = -(-wanted // count)
-    every = [np.random.default_rng((*seed, epoch)).permutation(count) for epoch in range(epochs)]
+    every = [permutation(count, seed, epoch) for epoch in range(-(-wanted // count))]
     found: NDArray[np.int64] = np.concatenate([*every, np.zeros(0, np.int64)])[:wanted]
     return found
+
+
+def permutation(count: int, seed: tuple[int, int], epoch: int) -> NDArray[np.int64]:
+    """Return the order in which a domain, the second number of the seed, is read once."""
+    return np.random.default_rng((*seed, epoch)).permutation(count)
 
 
 def window_losses(network: Any, windows: Sequence[Window]) -> torch.Tensor:
