@@ -30,9 +30,9 @@ from strop.data.documents import read_domains
 from strop.mixing.compare import (
     Result,
     Value,
+    difference,
     final_runs,
     final_value,
-    gain,
     objective_value,
     tokens_to_reach,
 )
@@ -80,28 +80,28 @@ def searched(bench: Bench) -> dict[str, list[Found]]:
 
 
 def value_rows(
-    results: dict[str, list[Result]], found: dict[str, list[Found]], values: dict[str, Value]
+    results: dict[str, list[Result]], searches: dict[str, list[Found]], values: dict[str, Value]
 ) -> list[dict[str, Any]]:
     """Return the rows of the table of losses."""
     rows = []
     for name, own in results.items():
         row: dict[str, Any] = {
             "mixture": name,
-            "tokens of search": round(found[name][0].spent) if name in found else 0,
+            "tokens of search": round(searches[name][0].spent) if name in searches else 0,
         }
         for kind, value in values.items():
             row[f"{kind} loss"] = float(np.mean([value(one["test"]) for one in own]))
         for kind, value in values.items():
             for base in ("uniform", "natural"):
-                better = None if base == name else interval(own, results[base], value)
-                row[f"{kind}: lower than {base}"] = better and better.to_json()
+                found = None if base == name else interval(own, results[base], value)
+                row[f"{kind}, against {base}"] = found and found.to_json()
         rows.append(row)
     return rows
 
 
 def interval(ours: Sequence[Result], theirs: Sequence[Result], value: Value) -> Interval:
-    """Return by how much ours is lower, over the seeds."""
-    found = gain(ours, theirs, value)
+    """Return ours - theirs, over the seeds."""
+    found = difference(ours, theirs, value)
     assert isinstance(found, Interval)
     return found
 
@@ -241,14 +241,13 @@ def claimed(
     claims = {}
     for kind, value in values.items():
         name = best(results, kind, value)
-        gains = {
+        differences = {
             base: interval(results[name], results[base], value) for base in ("uniform", "natural")
         }
-        smallest = min(gains.values(), key=lambda one: one.low)
-        claims[f"{kind}_gain"] = smallest.estimate
-        claims[f"{kind}_gain_low"] = smallest.low
-        for base, one in gains.items():
-            print(f"{kind} loss, {name}: {one:.4f} nats lower than {base} (n = {one.n} seeds)")
+        least = max(differences.values(), key=lambda one: one.high)
+        claims[f"{kind}_gain"], claims[f"{kind}_gain_low"] = -least.estimate, -least.high
+        for base, one in differences.items():
+            print(f"{kind} loss, {name} against {base}: {one:+.4f} nats (n = {one.n} seeds)")
         spent = [one.spent for one in found[name]]
         for key, extra in (("token_ratio", [0.0] * len(spent)), ("token_ratio_searched", spent)):
             ratio = ratios(results[name], results["uniform"], extra, value)

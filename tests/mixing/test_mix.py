@@ -79,7 +79,7 @@ def test_from_domains_to_a_mixture_and_a_model(tmp_path: Path, method: str) -> N
     mixture = read_json(tmp_path / "out" / "mixture.json")
     assert sum(mixture["domains"].values()) == pytest.approx(1)
     assert set(facts["contenders"]) == {method, "uniform", "natural"}
-    assert facts["contenders"]["uniform"]["gain"]["n"] == 2
+    assert facts["contenders"]["uniform"]["difference"]["n"] == 2
     assert 0.7 * SEARCH.tokens < facts["searched_tokens"] < 1.5 * SEARCH.tokens
     for word in ("uniform", "natural", "digits", "seeds"):
         assert word in summary(facts)

@@ -46,9 +46,12 @@ def objective_value(objective: Objective, domains: Sequence[str]) -> Value:
     return value
 
 
-def gain(ours: Sequence[Result], theirs: Sequence[Result], value: Value) -> Interval | float:
-    """Return by how much ours is lower on the test part, in nats; an interval over the seeds."""
-    found = [value(b["test"]) - value(a["test"]) for a, b in zip(ours, theirs, strict=True)]
+def difference(ours: Sequence[Result], theirs: Sequence[Result], value: Value) -> Interval | float:
+    """Return ours - theirs on the test part, in nats, less than zero if ours is better.
+
+    An interval over the seeds; of one seed only the number.
+    """
+    found = [value(a["test"]) - value(b["test"]) for a, b in zip(ours, theirs, strict=True)]
     return student(found) if len(found) > 1 else found[0]
 
 

@@ -22,9 +22,9 @@ from strop.data.documents import read_domains
 from strop.errors import StropError
 from strop.mixing.compare import (
     Result,
+    difference,
     final_runs,
     final_value,
-    gain,
     objective_value,
     tokens_to_reach,
 )
@@ -135,7 +135,7 @@ def contender(
     search: SearchConfig,
     corpus: Corpus,
 ) -> dict[str, Any]:
-    """Return the losses of final runs with one mixture, and how much lower ours are."""
+    """Return the losses of final runs with one mixture, and how ours differ from them."""
     names = corpus.names
     value = objective_value(search.objective, names)
     texts = [*names, TARGET] if corpus.has_target else list(names)
@@ -145,8 +145,8 @@ def contender(
     }
     if own is ours:
         return facts
-    facts["gain"] = plain(gain(ours, own, value))
-    facts["gains"] = {text: plain(gain(ours, own, itemgetter(text))) for text in texts}
+    facts["difference"] = plain(difference(ours, own, value))
+    facts["differences"] = {text: plain(difference(ours, own, itemgetter(text))) for text in texts}
     reached = [
         tokens_to_reach(a, final_value(b, value), value) for a, b in zip(ours, own, strict=True)
     ]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from strop.mixing.doremi import updated
+from strop.mixing.weights import Weights
 from strop.training.loop import Objective, Order, Row
 from strop.training.windows import Window, permutation, window_losses
 
-SMOOTHING = 0.1  #: part of the weights that stays uniform, so that every domain keeps coming
+EVEN = 0.1  #: part of the weights that stays uniform, so that every domain keeps coming
 
 
 class Online:
@@ -30,11 +30,18 @@ class Online:
         self.sizes, self.batch, self.rate, self.seed = sizes, batch, rate, seed
         count = len(sizes)
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.weights = np.full(count, 1 / count)
+        self.logits = np.zeros(count)  #: what the weights are by, but for their even part
         self.due = np.zeros(count)  #: places that each domain is owed
         self.read = np.zeros(count, np.int64)  #: windows of each domain so far
         self.total, self.seen = np.zeros(count), np.zeros(count)  #: losses since the last move
         self.epoch = lru_cache(2 * count)(self.permuted)
+
+    @property
+    def weights(self) -> Weights:
+        """Return the weights of the domains."""
+        grown = np.exp(self.logits - self.logits.max())
+        found: Weights = (1 - EVEN) * grown / grown.sum() + EVEN / len(grown)
+        return found
 
     def permuted(self, domain: int, epoch: int) -> NDArray[np.int64]:
         """Return the order of a domain's windows the next time that it is read."""
@@ -44,13 +51,14 @@ class Online:
         """Move the weights, if all domains were seen, and return the windows of the next step."""
         if self.seen.all():
             losses = self.total / self.seen
-            self.weights = updated(self.weights, losses - losses.mean(), self.rate, SMOOTHING)
+            self.logits += self.rate * (losses - losses.mean())
             self.total, self.seen = np.zeros_like(self.total), np.zeros_like(self.seen)
-        return [self.next_window() for _ in range(self.batch)]
+        weights = self.weights
+        return [self.next_window(weights) for _ in range(self.batch)]
 
-    def next_window(self) -> int:
+    def next_window(self, weights: Weights) -> int:
         """Return a window of the domain that is owed most."""
-        self.due += self.weights
+        self.due += weights
         domain = int(np.argmax(self.due))
         self.due[domain] -= 1
         epoch, place = divmod(int(self.read[domain]), self.sizes[domain])
@@ -80,7 +88,7 @@ class Online:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept with the weights of the network."""
-        names = ("weights", "due", "read", "total", "seen")
+        names = ("logits", "due", "read", "total", "seen")
         return {name: getattr(self, name).tolist() for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

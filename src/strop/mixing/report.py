@@ -23,7 +23,7 @@ def summary(facts: Mapping[str, Any]) -> str:
 def domain_rows(facts: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each domain."""
     return [
-        [name, f"{one['natural']:.1%}", f"{one['weight']:.1%}", f"{one['epochs']:.2f} times"]
+        [name, f"{one['natural']:.1%}", f"{one['weight']:.1%}", f"{one['epochs']:.2g} times"]
         for name, one in facts["table"].items()
     ]
 
@@ -55,7 +55,7 @@ def sentence(facts: Mapping[str, Any], other: str) -> str:
     """Say how the mixture compares with another one."""
     one = facts["contenders"][other]
     what = f"{facts['method']} against {other}, {facts['objective']} loss"
-    lines = [f"{what}: {spelled(one['gain'])}"]
+    lines = [f"{what}: {spelled(one['difference'])}"]
     final = facts["final_tokens"]
     for key, words in (("reached_after", ""), ("reached_after_with_search", ", search included")):
         known = [tokens for tokens in one[key] if tokens is not None]
@@ -71,10 +71,10 @@ def sentence(facts: Mapping[str, Any], other: str) -> str:
     return "\n".join(lines)
 
 
-def spelled(gain: Any) -> str:
-    """Spell by how much a loss is lower."""
-    if isinstance(gain, float):
-        return f"lower by {gain:+.4f} nats (one seed: cannot tell)"
-    found = Interval(**gain)
-    words = verdict(found, lower_is_better=False, least=SEEDS)
-    return f"lower by {found:+.4f} nats (n = {found.n} seeds): {words}"
+def spelled(difference: Any) -> str:
+    """Spell a difference of losses with its verdict."""
+    if isinstance(difference, float):
+        return f"{difference:+.4f} nats (one seed: cannot tell)"
+    found = Interval(**difference)
+    words = verdict(found, lower_is_better=True, least=SEEDS)
+    return f"{found:+.4f} nats (n = {found.n} seeds): {words}"

@@ -177,12 +177,12 @@ def compared(stage: Finished, other: str) -> Headline:
 
     m = stage.metrics
     ours, theirs = m["contenders"][m["method"]], m["contenders"][other]
-    gain = theirs["gain"]
-    change, words, n = f"{-gain:+.4f}" if isinstance(gain, float) else "", "cannot tell", "1"
-    if not isinstance(gain, float):
-        found = Interval(**gain)
-        change = f"{-found.estimate:+.4f} [{-found.high:+.4f}, {-found.low:+.4f}]"
-        words, n = verdict(found, lower_is_better=False, least=SEEDS), str(found.n)
+    found = theirs["difference"]
+    change, words, n = f"{found:+.4f}" if isinstance(found, float) else "", "cannot tell", "1"
+    if not isinstance(found, float):
+        interval = Interval(**found)
+        words = verdict(interval, lower_is_better=True, least=SEEDS)
+        change, n = f"{interval:+.4f}", str(interval.n)
     return Headline(
         f"{m['objective'].capitalize()} loss with {m['method']}, against {other} ({stage.name})",
         f"{theirs['objective']:.4f}",
