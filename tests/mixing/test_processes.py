@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.mixing.test_mix import domains_file
@@ -40,14 +41,22 @@ def alive(group: int) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the mixture of a search that nothing came in between of."""
+    folder = tmp_path_factory.mktemp("whole")
+    domains_file(folder)
+    run = command(folder, "out")
+    _, told = run.communicate(timeout=300)
+    assert run.returncode == 0, told.decode()
+    return read_json(folder / "out" / "mixture.json")
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_search_that_is_ended_ends_all_processes_and_goes_on(
-    tmp_path: Path, ended_by: signal.Signals
+    tmp_path: Path, whole: Any, ended_by: signal.Signals
 ) -> None:
     domains_file(tmp_path)
-    whole = command(tmp_path, "whole")
-    _, told = whole.communicate(timeout=300)
-    assert whole.returncode == 0, told.decode()
     parts = command(tmp_path, "parts")
     runs = tmp_path / "parts.work" / "runs"
     limit = time.monotonic() + 200
@@ -64,5 +73,4 @@ def test_a_search_that_is_ended_ends_all_processes_and_goes_on(
     again = command(tmp_path, "parts")
     _, told = again.communicate(timeout=300)
     assert again.returncode == 0, told.decode()
-    found = [read_json(tmp_path / name / "mixture.json") for name in ("whole", "parts")]
-    assert found[0] == found[1]
+    assert read_json(tmp_path / "parts" / "mixture.json") == whole
