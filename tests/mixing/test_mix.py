@@ -23,6 +23,7 @@ from strop.mixing.pool import run_all
 from strop.mixing.report import summary
 from strop.mixing.train import train_on_mixture
 from strop.models import load
+from strop.recipes import STAGES, load_recipe, run_recipe
 from strop.training.corpus import open_corpus
 from strop.training.proxies import SHAPES, Shape
 
@@ -194,6 +195,29 @@ def test_one_domain_has_one_mixture(tmp_path: Path) -> None:
     for method in ("swarm", "experts", "doremi"):
         with pytest.raises(StropError, match="one domain has one mixture"):
             mix(path, tmp_path / method, method, SEARCH, TINY, seeds=1)
+
+
+def test_stages_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    domains_file(tmp_path)
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nstages:\n"
+        "  - mix: {domains: domains.yaml, method: experts, objective: worst, model: tiny,\n"
+        "      context: 16, batch: 4, tokens: 3000, search_tokens: 20000, seeds: 2}\n"
+        "  - train: {domains: domains.yaml, mixture: '${mix}', model: tiny, context: 16,\n"
+        "      batch: 4, tokens: 1500}\n"
+        "  - pack: {model: '${train}', format: bfp8}\n"
+    )
+    recipe = load_recipe(tmp_path / "r.yaml", STAGES)
+    finished = run_recipe(recipe, tmp_path / "run", STAGES)
+    assert [one.kind for one in finished] == ["mix", "train", "pack"]
+    report = (tmp_path / "run" / "report.md").read_text()
+    for words in ("Worst loss with experts, against uniform", "Loss of digits", "digits"):
+        assert words in report
+    assert not any(one.executed for one in run_recipe(recipe, tmp_path / "run", STAGES))
+    with (tmp_path / "ab.jsonl").open("a") as stream:  # another text: all of it again
+        stream.write(json.dumps({"text": "ab" * 70}) + "\n")
+    assert all(one.executed for one in run_recipe(recipe, tmp_path / "run", STAGES))
 
 
 @pytest.mark.parametrize(
