@@ -203,7 +203,7 @@ def test_stages_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "r.yaml").write_text(
         "name: r\nstages:\n"
         "  - mix: {domains: domains.yaml, method: experts, objective: worst, model: tiny,\n"
-        "      context: 16, batch: 4, tokens: 3000, search_tokens: 20000, seeds: 2}\n"
+        "      context: 16, batch: 4, tokens: 3000, seeds: 2}\n"
         "  - train: {domains: domains.yaml, mixture: '${mix}', model: tiny, context: 16,\n"
         "      batch: 4, tokens: 1500}\n"
         "  - pack: {model: '${train}', format: bfp8}\n"

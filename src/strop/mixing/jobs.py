@@ -18,7 +18,6 @@ from strop.training.windows import ATTENTION, Window, held_out_windows
 RATE, CONTINUED_RATE = 3e-3, 2e-4  #: learning rates, from scratch and of a model that is there
 ROOM, LARGE_ROOM = 4096, 1024  #: tokens that are computed at a time, of small and of other models
 EVALUATIONS = 8  #: of a final run, on its way
-SEARCHED = 0.25  #: part of the held-out tokens that runs of a search are measured on
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class Job:
     online: bool = False  #: whether the weights move on the way
     rate: float = 0.0  #: by which the weights of a proxy, or of an online run, move
     likelihoods: bool = False  #: whether the loss of each held-out token is kept
+    measured: int = 0  #: tokens of each domain that its loss is measured on, at most; 0: all
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,6 @@ class Bench:
     def place(self, job: Job) -> Path:
         """Return a run's directory."""
         return self.work / self.digest(job)
-
-    @property
-    def search_tokens(self) -> int:
-        """Return the tokens of each domain that the runs of a search are measured on, at most."""
-        return max(1, int(SEARCHED * self.config.evaluated))
 
 
 def opened(bench: Bench, seed: int, whole: bool = False) -> Trainee:

@@ -27,6 +27,7 @@ TEMPERATURE = 0.5  #: exponent of the domains' sizes
 DRAWS = 8  #: random mixtures that are tried
 ETA = 50.0  #: of DoReMi, over the steps of the proxy
 FORWARD = 1 / 3  #: what a forward pass costs, in times of a training step
+MEASURED = 0.2  #: part of the tokens of a search that may go into measuring losses
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,19 @@ def fixed(weights: Callable[[Sequence[int]], Weights]) -> Method:
 def best_of_random(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
     """Try random mixtures in short runs, and take the best."""
     count = len(bench.corpus.names)
-    steps = steps_of(bench, config, DRAWS)
+    each = share(bench, config, DRAWS)
     drawn = {seed: np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS) for seed in seeds}
-    jobs = [Job(tuple(one), steps, seed) for seed in seeds for one in drawn[seed].tolist()]
+    jobs = [
+        Job(tuple(one), each.steps, seed, measured=each.measured)
+        for seed in seeds
+        for one in drawn[seed].tolist()
+    ]
     losses = losses_of(bench, config, run_all(bench, jobs, "random mixtures"))
     found = []
     for number, seed in enumerate(seeds):
         own = losses[number * DRAWS : (number + 1) * DRAWS]
         best = int(np.argmin(config.objective.value(own)))
-        found.append(Found(drawn[seed][best], cost(bench, DRAWS, steps)))
+        found.append(Found(drawn[seed][best], DRAWS * each.cost))
     return found
 
 
@@ -97,9 +102,13 @@ def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Foun
     """
     sizes = bench.corpus.sizes
     runs = config.runs or 3 * (len(sizes) + 1)
-    steps = steps_of(bench, config, runs)
+    each = share(bench, config, runs)
     mixtures = {seed: designed(natural(sizes), runs, seed) for seed in seeds}
-    jobs = [Job(tuple(one), steps, seed) for seed in seeds for one in mixtures[seed].tolist()]
+    jobs = [
+        Job(tuple(one), each.steps, seed, measured=each.measured)
+        for seed in seeds
+        for one in mixtures[seed].tolist()
+    ]
     losses = losses_of(bench, config, run_all(bench, jobs, "swarm"))
     found = []
     for number, seed in enumerate(seeds):
@@ -120,7 +129,7 @@ def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Foun
             "left_out_errors": [dict(one) for one in fitted.errors],
             "predicted": fitted.predict(weights[None])[0].tolist(),
         }
-        found.append(Found(weights, cost(bench, runs, steps), details))
+        found.append(Found(weights, runs * each.cost, details))
     return found
 
 
@@ -128,9 +137,9 @@ def experts(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fo
     """Train one model for each domain, and mix what they say. (MixMin, arXiv 2502.10510.)"""
     sizes, names = bench.corpus.sizes, bench.corpus.names
     count = len(names)
-    steps = steps_of(bench, config, count)
+    each = share(bench, config, count)
     jobs = [
-        Job(tuple(one), steps, seed, likelihoods=True)
+        Job(tuple(one), each.steps, seed, measured=each.measured, likelihoods=True)
         for seed in seeds
         for one in np.eye(count).tolist()
     ]
@@ -149,7 +158,7 @@ def experts(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fo
             limits(sizes, config.final, config.repetitions),
         )
         details = {"mixture_losses": mixture_losses(logps, weights).tolist()}
-        found.append(Found(weights, cost(bench, count, steps), details))
+        found.append(Found(weights, count * each.cost, details))
     return found
 
 
@@ -226,31 +235,31 @@ def losses_of(
     return np.array([[one["validation"][text] for text in texts] for one in results])
 
 
-def evaluation(bench: Bench) -> float:
-    """Return what it costs to measure one run of a search, in tokens."""
-    texts = len(bench.corpus.names) + bench.corpus.has_target
-    return FORWARD * texts * bench.search_tokens
+@dataclass(frozen=True)
+class Share:
+    """What each of the runs of a search gets."""
+
+    steps: int
+    measured: int  #: tokens of each domain that its loss is measured on
+    cost: float  #: of both, in tokens
 
 
-def steps_of(bench: Bench, config: SearchConfig, runs: int) -> int:
-    """Return the steps that each of so many runs can have.
+def share(bench: Bench, config: SearchConfig, runs: int) -> Share:
+    """Divide the tokens of a search among so many runs.
 
-    Raises StropError if what they cost is more than the search may read.
+    Raises StropError if there is not enough for a step of each, and a window of each domain.
     """
-    left = config.tokens / runs - evaluation(bench)
-    step = bench.config.batch * bench.config.context
-    if left < step:
-        least = runs * (evaluation(bench) + step)
+    texts, context = len(bench.corpus.names) + bench.corpus.has_target, bench.config.context
+    each, step = config.tokens / runs, bench.config.batch * context
+    measured = max(context, min(bench.config.evaluated, int(MEASURED * each / FORWARD / texts)))
+    measuring = FORWARD * texts * measured
+    if each < measuring + step:
         raise StropError(
-            f"{config.tokens:,} tokens are too few for a search of {runs} runs: at least "
-            f"{least:,.0f}, of which {runs * evaluation(bench):,.0f} measure them"
+            f"{config.tokens:,} tokens are too few for a search of {runs} runs: give at least "
+            f"{runs * (FORWARD * texts * context + step) / (1 - MEASURED):,.0f}, or fewer runs"
         )
-    return bench.config.steps(left)
-
-
-def cost(bench: Bench, runs: int, steps: int) -> float:
-    """Return what some runs cost, in tokens."""
-    return runs * (bench.config.batch * bench.config.context * steps + evaluation(bench))
+    steps = bench.config.steps(each - measuring)
+    return Share(steps, measured, steps * step + measuring)
 
 
 METHODS: dict[str, Method] = {

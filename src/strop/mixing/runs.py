@@ -32,7 +32,7 @@ def plain(bench: Bench, job: Job) -> dict[str, Any]:
     corpus, config, place = bench.corpus, bench.config, bench.place(job)
     network = opened(bench, job.seed).network
     windows = training_windows(corpus, job.parts, config.context)
-    most = config.evaluated if job.curve else bench.search_tokens
+    most = job.measured or config.evaluated
     validation = held_out(bench, "validation", most)
     names = [*corpus.names, TARGET]
     if job.online:
