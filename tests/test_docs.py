@@ -23,6 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 from strop.cli.main import app
+from strop.data.documents import read_domains
 from strop.evaluation import default_text
 from strop.recipes import STAGES, load_recipe
 
@@ -122,6 +123,10 @@ def test_no_block_escapes() -> None:
 def test_examples_start_with_their_command() -> None:
     for path in sorted((ROOT / "examples").glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[0]
+        if first.startswith("# strop mix"):
+            assert first == f"# strop mix examples/{path.name} -o mixed"
+            read_domains(path)
+            continue
         assert first == f"# strop run examples/{path.name}"
         load_recipe(path, STAGES)
 

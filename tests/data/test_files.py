@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from strop.data import atomic_path, read_json, read_text, write_json, write_text
+from strop.data import atomic_path, files, read_json, read_text, write_json, write_text
 from strop.errors import StropError
 
 WORKER = """\
@@ -144,6 +144,37 @@ def test_a_name_with_a_null_character() -> None:
         read_text(Path("a\0b"))
     with pytest.raises(StropError, match="cannot write"):
         write_text(Path("a\0b"), "x")
+
+
+def replace_directory(target: Path, text: str) -> None:
+    with atomic_path(target) as partial:
+        partial.mkdir()
+        (partial / "name").write_text(text)
+    assert (target / "name").read_text() == text
+
+
+@pytest.mark.parametrize("possible", [True, False])
+def test_a_directory_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, possible: bool
+) -> None:
+    """Also where two directories cannot change places."""
+    if not possible:
+        monkeypatch.setattr(files, "exchanged", lambda partial, target: False)
+    for text in ("old", "new"):
+        replace_directory(tmp_path / "target", text)
+    assert names(tmp_path) == ["target"]
+
+
+def test_there_is_no_moment_without_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    if not files.exchanged(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("this file system cannot let two directories change places")
+    replace_directory(tmp_path / "target", "old")
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("stepped aside"))
+    replace_directory(tmp_path / "target", "new")
 
 
 def test_sigkill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:

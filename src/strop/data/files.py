@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from strop.errors import StropError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  #: as fcntl.h and linux/fs.h of Linux have them
 
 
 @contextmanager
@@ -99,13 +102,17 @@ def lock_directory(path: Path, operation: int) -> int:
 
 
 def put(partial: Path, target: Path) -> None:
-    """Rename `partial` over `target`. A directory that is not empty must step aside first."""
+    """Rename `partial` over `target`.
+
+    A directory that is not empty changes places with it; where that is not possible it steps aside,
+    and for that moment there is none.
+    """
     if partial.is_dir() != target.is_dir() and target.exists():
         kind = "directory" if target.is_dir() else "file"
         raise StropError(f"cannot write {target}: there is a {kind} of that name")
     aside = partial.parent / "replaced"
     try:
-        while not renamed(partial, target):
+        while not (renamed(partial, target) or exchanged(partial, target)):
             with suppress(FileNotFoundError):  # another process may be replacing it as well
                 target.rename(aside)
             if renamed(partial, target):
@@ -115,6 +122,15 @@ def put(partial: Path, target: Path) -> None:
         if aside.exists() and not target.exists():
             aside.rename(target)
         raise
+
+
+def exchanged(partial: Path, target: Path) -> bool:
+    """Let two paths change places at once; return False if that cannot be done here."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux, in glibc since 2.28
+    if call is None:
+        return False
+    paths = [os.fsencode(path) for path in (partial, target)]
+    return bool(call(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0)
 
 
 def renamed(partial: Path, target: Path) -> bool:
