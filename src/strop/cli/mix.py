@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from strop.cli.options import named_numbers
 from strop.cli.tune import Output
 from strop.console import say
-from strop.errors import StropError
 
 RUNS = "Runs"  # heading of these options in --help
 
@@ -57,7 +57,8 @@ def mix(
     method: Annotated[
         str,
         typer.Option(
-            help="doremi, swarm, experts, random, or auto: experts for a target, else swarm."
+            help="doremi, swarm, experts, random, online (for the worst), or auto: experts for a "
+            "target, else swarm."
         ),
     ] = "auto",
     weight: Annotated[
@@ -77,7 +78,8 @@ def mix(
     ] = 0,
     rounds: Annotated[int, typer.Option(help="Of DoReMi.", min=1)] = 1,
     eta: Annotated[
-        float, typer.Option(help="Of DoReMi: its weights move by eta / steps times the excess.")
+        float,
+        typer.Option(help="Of DoReMi and online weights: they move by eta / steps."),
     ] = 50.0,
     pull: Annotated[
         float, typer.Option(help="Towards the natural mixture; 0: none.", min=0)
@@ -113,7 +115,9 @@ def mix(
     from strop.models.machine import physical_cores
 
     search = SearchConfig(
-        Objective(objective, dict(map(loss_weight, weight or []))),
+        Objective(
+            objective, named_numbers("--weight", weight, "a domain and a number, such as code=2")
+        ),
         tokens if search_tokens is None else search_tokens,
         tokens,
         swarm_runs,
@@ -167,18 +171,6 @@ def train(
             f"[{after['low']:.3f}, {after['high']:.3f}] nats per token (n = {after['n']} windows)"
         )
     say(f"written to {output}; look at {output / 'curves.svg'}")
-
-
-def loss_weight(text: str) -> tuple[str, float]:
-    """Read what the loss of a domain counts."""
-    name, sign, value = text.rpartition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        sign = ""
-    if not sign:
-        raise StropError(f"--weight {text}: must be a domain and a number, such as code=2")
-    return name, number
 
 
 def show(facts: dict[str, Any], output: Path) -> None:

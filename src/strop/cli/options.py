@@ -150,3 +150,17 @@ def given_columns(columns: list[str] | None) -> dict[str, str] | None:
             raise StropError(f"--columns {text}: must be two names, such as prompt=question")
         found[name] = source
     return found
+
+
+def named_numbers(option: str, given: list[str] | None, wanted: str) -> dict[str, float]:
+    """Read what an option that can be repeated gives to names; `wanted` is for the error."""
+    found = {}
+    for text in given or []:
+        name, sign, value = text.rpartition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise StropError(f"{option} {text}: must be {wanted}")
+    return found

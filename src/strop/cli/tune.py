@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from strop.cli.options import Model, given_columns
+from strop.cli.options import Model, given_columns, named_numbers
 from strop.console import say
-from strop.errors import StropError
 
 app = typer.Typer(
     help="Train a model on examples or preferences, or a ranker; needs the extra 'tune'.",
@@ -298,7 +297,9 @@ def preference(
     from strop.tuning.losses import loss_settings
     from strop.tuning.tune import tune_preference
 
-    row, chosen = loss_settings(loss, dict(map(setting, settings or [])))
+    row, chosen = loss_settings(
+        loss, named_numbers("--set", settings, "a name and a number, such as margin=1")
+    )
     config = tune_config(given, row.learning_rate)
     columns_given = given_columns(columns)
     show(tune_preference(model, data, output, loss, chosen, config, columns_given), output)
@@ -322,18 +323,6 @@ def losses() -> None:
         settings = ", ".join(f"{key}={value:g}" for key, value in row.defaults.items()) or "none"
         print(f"{name}\n  {row.first_line}")
         print(f"  settings: {settings}" + (f"; needs {', '.join(needs)}" if needs else ""))
-
-
-def setting(text: str) -> tuple[str, float]:
-    """Read a setting of a loss."""
-    name, sign, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        sign = ""
-    if not sign:
-        raise StropError(f"--set {text}: must be a name and a number, such as margin=1")
-    return name, number
 
 
 def show(facts: dict[str, Any], output: Path) -> None:

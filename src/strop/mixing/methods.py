@@ -5,7 +5,7 @@ Costs are in tokens of training: a token of a forward pass alone counts a third.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,18 +81,9 @@ def best_of_random(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> 
     count = len(bench.corpus.names)
     each = share(bench, config, DRAWS)
     drawn = {seed: np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS) for seed in seeds}
-    jobs = [
-        Job(tuple(one), each.steps, seed, measured=each.measured)
-        for seed in seeds
-        for one in drawn[seed].tolist()
-    ]
-    losses = losses_of(bench, config, run_all(bench, jobs, "random mixtures"))
-    found = []
-    for number, seed in enumerate(seeds):
-        own = losses[number * DRAWS : (number + 1) * DRAWS]
-        best = int(np.argmin(config.objective.value(own)))
-        found.append(Found(drawn[seed][best], DRAWS * each.cost))
-    return found
+    losses = tried(bench, config, drawn, each, "random mixtures")
+    best = {seed: int(np.argmin(config.objective.value(own))) for seed, own in losses.items()}
+    return [Found(drawn[seed][best[seed]], DRAWS * each.cost) for seed in seeds]
 
 
 def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
@@ -104,15 +95,8 @@ def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Foun
     runs = config.runs or 3 * (len(sizes) + 1)
     each = share(bench, config, runs)
     mixtures = {seed: designed(natural(sizes), runs, seed) for seed in seeds}
-    jobs = [
-        Job(tuple(one), each.steps, seed, measured=each.measured)
-        for seed in seeds
-        for one in mixtures[seed].tolist()
-    ]
-    losses = losses_of(bench, config, run_all(bench, jobs, "swarm"))
     found = []
-    for number, seed in enumerate(seeds):
-        own = losses[number * runs : (number + 1) * runs]
+    for seed, own in tried(bench, config, mixtures, each, "swarm").items():
         fitted = fit(mixtures[seed], own)
         weights = best_mixture(
             fitted.predict,
@@ -227,14 +211,6 @@ def online(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
     return [Found(np.array(one["weights"]), spent) for one in results]
 
 
-def losses_of(
-    bench: Bench, config: SearchConfig, results: Sequence[dict[str, Any]]
-) -> NDArray[np.float64]:
-    """Return the validation losses that the objective is about, (runs, texts)."""
-    texts = config.objective.texts(bench.corpus.names)
-    return np.array([[one["validation"][text] for text in texts] for one in results])
-
-
 @dataclass(frozen=True)
 class Share:
     """What each of the runs of a search gets."""
@@ -260,6 +236,28 @@ def share(bench: Bench, config: SearchConfig, runs: int) -> Share:
         )
     steps = bench.config.steps(each - measuring)
     return Share(steps, measured, steps * step + measuring)
+
+
+def tried(
+    bench: Bench,
+    config: SearchConfig,
+    mixtures: Mapping[int, NDArray[np.float64]],
+    each: Share,
+    label: str,
+) -> dict[int, NDArray[np.float64]]:
+    """Make a run with each mixture of each seed; return the losses that count, (runs, texts).
+
+    They are those of the validation part.
+    """
+    texts = config.objective.texts(bench.corpus.names)
+    jobs = [
+        Job(tuple(one), each.steps, seed, measured=each.measured)
+        for seed, own in mixtures.items()
+        for one in own.tolist()
+    ]
+    results = run_all(bench, jobs, label)
+    losses = np.array([[one["validation"][text] for text in texts] for one in results])
+    return dict(zip(mixtures, np.split(losses, len(mixtures)), strict=True))
 
 
 METHODS: dict[str, Method] = {

@@ -13,9 +13,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,21 +58,19 @@ def run_all(bench: Bench, jobs: Sequence[Job], label: str) -> list[dict[str, Any
     return [read_json(bench.place(job) / RESULT) for job in jobs]
 
 
-class workers:  # noqa: N801 - a context manager that reads like a function
-    """Processes that runs are given to; they end with the block, whatever ends it."""
-
-    def __init__(self, count: int, threads: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(count, spawn, prepare, (threads,))
-
-    def __enter__(self) -> ProcessPoolExecutor:
-        return self.pool
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # what they were at is kept, and gone on with
-            for child in multiprocessing.active_children():
-                child.terminate()
-        self.pool.shutdown(cancel_futures=True)
+@contextmanager
+def workers(count: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes that runs are given to; they end with the block, whatever ends it."""
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, spawn, prepare, (threads,))
+    try:
+        yield pool
+    except BaseException:  # what they were at is kept, and gone on with
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare(threads: int) -> None:
