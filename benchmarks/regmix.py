@@ -50,7 +50,7 @@ def correlations(kind: str, runs: int) -> list[float]:
     found = []
     for _ in range(SUBSETS[runs]):
         chosen = random.permutation(len(weights))[:runs]
-        predicted = fit(weights[chosen], losses[chosen], kind).predict(unseen).mean(axis=1)
+        predicted = fit(weights[chosen], losses[chosen], kind=kind).predict(unseen).mean(axis=1)
         found.append(float(spearmanr(predicted, truth).statistic))
     return found
 

@@ -15,9 +15,10 @@ from strop.data.documents import read_domains
 from strop.errors import StropError, StropFailure
 from strop.mixing import doremi, pool
 from strop.mixing.compare import tokens_to_reach
+from strop.mixing.files import read_mixture
 from strop.mixing.jobs import Bench, Job, RunConfig
 from strop.mixing.methods import METHODS, SearchConfig
-from strop.mixing.mix import mix, read_mixture
+from strop.mixing.mix import mix
 from strop.mixing.optimum import Objective
 from strop.mixing.pool import run_all
 from strop.mixing.report import summary

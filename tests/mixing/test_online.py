@@ -45,7 +45,13 @@ def test_the_worst_domain_gets_more_until_it_is_not_the_worst() -> None:
 
 def test_a_run_goes_on_as_it_would_have() -> None:
     losses = [3.0, 1.0, 2.0, 2.5]
-    whole, parts = (Online([7, 3, 9, 4], batch=3, rate=0.1, seed=5) for _ in range(2))
+
+    def fresh() -> Online:
+        online = Online([7, 3, 9, 4], batch=3, rate=0.1, seed=5)
+        online.order(60)
+        return online
+
+    whole, parts = fresh(), fresh()
     wanted = []
     for step in range(60):
         wanted.append(whole.next_batch(step))
@@ -53,12 +59,15 @@ def test_a_run_goes_on_as_it_would_have() -> None:
     for step in range(60):
         if step in (1, 20, 41):
             kept = parts.state_dict()
-            parts = Online([7, 3, 9, 4], batch=3, rate=0.1, seed=5)
+            parts = fresh()
             parts.load_state_dict(kept)
         found = parts.next_batch(step)
         assert found == wanted[step]
         noted(parts, found, losses)
     assert whole.weights.tolist() == parts.weights.tolist()
+    domains = np.searchsorted(whole.starts, wanted[30:], side="right") - 1  # of the second half
+    assert whole.shares.tolist() == (np.bincount(domains.ravel(), minlength=4) / 90).tolist()
+    assert parts.shares.tolist() == whole.shares.tolist()
 
 
 def test_a_domain_is_read_whole_before_it_is_read_again() -> None:

@@ -39,22 +39,47 @@ def test_a_design_has_uniform_and_natural_and_what_is_between() -> None:
 @pytest.mark.parametrize("kind", list(REGRESSORS))
 def test_each_kind_ranks_mixtures_that_it_has_not_seen(kind: str) -> None:
     train, test = designed(NATURAL, 40), designed(NATURAL, 200, seed=1)
-    predicted = fit(train, losses_of(train), kind).predict(test).mean(axis=1)
+    predicted = fit(train, losses_of(train), kind=kind).predict(test).mean(axis=1)
     assert spearmanr(predicted, losses_of(test).mean(axis=1)).statistic > 0.85
     shuffled = np.random.default_rng(0).permutation(losses_of(train))
-    noise = fit(train, shuffled, kind).predict(test).mean(axis=1)
+    noise = fit(train, shuffled, kind=kind).predict(test).mean(axis=1)
     assert abs(spearmanr(noise, losses_of(test).mean(axis=1)).statistic) < 0.6
 
 
-def test_the_kind_that_predicts_best_is_taken_for_each_loss() -> None:
+def test_the_simplest_kind_is_taken_unless_another_is_surely_better() -> None:
     train = designed(NATURAL, 24)
-    steps = (train[:, :1] > 0.3).astype(float) + (train[:, 1:2] > 0.2)
-    smooth = losses_of(train)[:, :1]
-    found = fit(train, np.concatenate([steps, smooth], axis=1))
-    assert found.kinds[0] == "trees"
-    assert found.kinds[1] != "trees"
-    for kind, errors in zip(found.kinds, found.errors, strict=True):
-        assert errors[kind] == min(errors.values())
+    steps = (train[:, 0] > 0.3).astype(float) + (train[:, 1] > 0.2)
+    own = 3 - 0.4 * np.log(train[:, 1] + 0.03)
+    noise = np.random.default_rng(0).normal(size=(24, 12))
+    assert fit(train, steps[:, None], own=[0]).kinds == ("trees",)
+    assert fit(train, own[:, None] + 0.01 * noise[:, :1], own=[1]).kinds == ("own-share",)
+    of_noise = fit(train, noise, own=[3] * 12)
+    assert of_noise.kinds.count("own-share") >= 6
+    lowest = [min(one, key=one.__getitem__) for one in of_noise.errors]
+    assert lowest.count("own-share") < 6  # what is lowest by luck would be taken
+    assert set(fit(train, noise[:, :1]).errors[0]) == set(REGRESSORS)  # of no domain
+
+
+def test_a_domains_own_share_says_most_when_runs_are_few_and_noisy() -> None:
+    """With as many runs as domains, and little help from one to another."""
+    runs, unseen = designed(NATURAL, 12), designed(NATURAL, 200, seed=1)
+    slopes = np.array([0.5, 0.2, 0.4, 0.1])
+
+    def losses(mixtures: np.ndarray) -> np.ndarray:
+        found: np.ndarray = 3 - slopes * np.log(mixtures + 0.05)
+        return found
+
+    noise = np.random.default_rng(0).normal(0, 0.05, (12, 4))
+    found = fit(runs, losses(runs) + noise, own=range(4))
+    assert found.kinds.count("own-share") >= 3
+
+    def error(predicted: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((predicted - losses(unseen)) ** 2)))
+
+    assert error(found.predict(unseen)) < 0.08
+    for kind in ("trees", "process", "log-linear"):
+        other = fit(runs, losses(runs) + noise, kind=kind)
+        assert error(other.predict(unseen)) > 1.5 * error(found.predict(unseen)), kind
 
 
 @pytest.mark.parametrize("kind", ["mean", "worst"])
@@ -92,7 +117,7 @@ def test_tables_that_cannot_be_fitted_are_one_line() -> None:
         with pytest.raises(StropError, match=said):
             fit(mixtures, table)
     with pytest.raises(StropError, match="unknown regressor 'tree': did you mean 'trees'"):
-        fit(train, losses, "tree")
+        fit(train, losses, kind="tree")
 
 
 def test_objectives_that_make_no_sense_are_refused() -> None:

@@ -21,7 +21,7 @@ from strop.cli.check import check
 from strop.cli.draft import draft
 from strop.cli.export import export
 from strop.cli.generate import generate
-from strop.cli.mix import mix, train
+from strop.cli.mix import fit_mixture, mix, train
 from strop.cli.pack import pack, unpack
 from strop.cli.plan import plan
 from strop.cli.preferences import judge, pairs, rank, sample
@@ -74,6 +74,7 @@ app.command()(draft)
 for command in (sample, rank, pairs, judge):
     app.command()(command)
 app.command()(mix)
+app.command()(fit_mixture)
 app.command()(train)
 app.add_typer(tune.app, name="tune")
 app.add_typer(formats.app, name="formats")

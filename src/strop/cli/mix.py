@@ -1,4 +1,4 @@
-"""`strop mix` and `strop train`: in which proportions to mix domains, and training with them."""
+"""`strop mix`, `fit-mixture` and `train`: in which proportions to mix domains, and using them."""
 
 from __future__ import annotations
 
@@ -44,16 +44,24 @@ Rate = Annotated[
 ]
 
 
+ObjectiveName = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="What to make small: the mean loss of the domains, the worst, that of the target, or "
+        "weighted (see --weight).",
+    ),
+]
+LossWeights = Annotated[
+    list[str] | None,
+    typer.Option("--weight", help="What a domain's loss counts, such as code=2; can be repeated."),
+]
+
+
 def mix(
     domains: DomainsFile,
     output: Output,
-    objective: Annotated[
-        str,
-        typer.Option(
-            help="What to make small: the mean loss of the domains, the worst, that of the target, "
-            "or weighted (see --weight)."
-        ),
-    ] = "mean",
+    objective: ObjectiveName = "mean",
     method: Annotated[
         str,
         typer.Option(
@@ -61,10 +69,7 @@ def mix(
             "target, else swarm."
         ),
     ] = "auto",
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(help="What a domain's loss counts, such as code=2; can be repeated."),
-    ] = None,
+    weight: LossWeights = None,
     tokens: Tokens = 1_000_000,
     search_tokens: Annotated[
         int | None,
@@ -74,7 +79,7 @@ def mix(
         int, typer.Option(help="Searches, and runs of each mixture to compare.", min=1)
     ] = 3,
     swarm_runs: Annotated[
-        int, typer.Option(help="Of a swarm.", show_default="3 for each domain, and 3", min=0)
+        int, typer.Option(help="Of a swarm.", show_default="2 more than domains, at least 8", min=0)
     ] = 0,
     rounds: Annotated[int, typer.Option(help="Of DoReMi.", min=1)] = 1,
     eta: Annotated[
@@ -111,13 +116,10 @@ def mix(
     from strop.mixing.jobs import RunConfig
     from strop.mixing.methods import SearchConfig
     from strop.mixing.mix import mix as run
-    from strop.mixing.optimum import Objective
     from strop.models.machine import physical_cores
 
     search = SearchConfig(
-        Objective(
-            objective, named_numbers("--weight", weight, "a domain and a number, such as code=2")
-        ),
+        wanted(objective, weight),
         tokens if search_tokens is None else search_tokens,
         tokens,
         swarm_runs,
@@ -129,6 +131,44 @@ def mix(
     runs = RunConfig(model, context, batch, learning_rate)
     facts = run(domains, output, method, search, runs, seeds, processes or physical_cores())
     show(facts, output)
+
+
+def fit_mixture(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV, a row for each run: columns 'weight NAME' with its mixture, and 'loss NAME'."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Mixture to write, a JSON file.")],
+    objective: ObjectiveName = "mean",
+    weight: LossWeights = None,
+    pull: Annotated[float, typer.Option(help="Towards uniform weights; 0: none.", min=0)] = 0.02,
+) -> None:
+    """Find a mixture from a table of runs with other mixtures, without training.
+
+    strop mix writes such tables (swarm-0.csv); they may also come from runs of your own, of any
+    size. What is printed is what the fit predicts: only training with the mixture shows its worth.
+
+    [bold]Examples[/bold]
+
+      strop fit-mixture mixed/swarm-0.csv -o worst.json --objective worst
+
+      strop train domains.yaml --mixture worst.json -o model
+    """
+    from strop.mixing.report import predictions
+    from strop.mixing.swarm import mixture_from_table
+
+    print(predictions(mixture_from_table(table, output, wanted(objective, weight), pull)))
+    say(f"written to {output}")
+
+
+def wanted(kind: str, weight: list[str] | None) -> Any:
+    """Return the objective that options name."""
+    from strop.mixing.optimum import Objective
+
+    example = "a domain and a number, such as code=2"
+    return Objective(kind, named_numbers("--weight", weight, example))
 
 
 def train(

@@ -18,6 +18,7 @@ from strop.training.windows import ATTENTION, Window, held_out_windows
 RATE, CONTINUED_RATE = 3e-3, 2e-4  #: learning rates, from scratch and of a model that is there
 ROOM, LARGE_ROOM = 4096, 1024  #: tokens that are computed at a time, of small and of other models
 EVALUATIONS = 8  #: of a final run, on its way
+ON_THE_WAY = 8192  #: tokens of each domain that these are made on, at most
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RunConfig:
     batch: int = 16  #: windows between two updates
     learning_rate: float | None = None  #: at its peak; 3e-3 from scratch, else 2e-4
     weight_decay: float = 0.1  #: of AdamW
-    evaluated: int = 16_384  #: tokens of each domain that a loss is measured on, at most
+    evaluated: int = 65_536  #: tokens of each domain that a loss is measured on, at most
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from strop.errors import StropError, unknown_name
 from strop.mixing.design import designed
 from strop.mixing.experts import expert_weights, mixture_losses
+from strop.mixing.files import Swarm
 from strop.mixing.jobs import Bench, Job
-from strop.mixing.optimum import Objective, best_mixture
+from strop.mixing.optimum import Objective
 from strop.mixing.pool import run_all
 from strop.mixing.proxy import proxy_batch
-from strop.mixing.regression import fit
 from strop.mixing.runs import LIKELIHOODS
+from strop.mixing.swarm import fitted_mixture
 from strop.mixing.weights import Weights, entropy, limits, natural, tempered, uniform
 
 TEMPERATURE = 0.5  #: exponent of the domains' sizes
 DRAWS = 8  #: random mixtures that are tried
+LEAST_RUNS = 8  #: of a swarm, of its own accord
 ETA = 50.0  #: of DoReMi, over the steps of the proxy
 FORWARD = 1 / 3  #: what a forward pass costs, in times of a training step
 MEASURED = 0.2  #: part of the tokens of a search that may go into measuring losses
@@ -37,7 +39,7 @@ class SearchConfig:
     objective: Objective = field(default_factory=Objective)
     tokens: int = 1_000_000  #: of a search
     final: int = 1_000_000  #: tokens of the run that the mixture is for
-    runs: int = 0  #: of the swarm; 0: three times the domains, and three
+    runs: int = 0  #: of the swarm; 0: two more than domains, at least 8
     rounds: int = 1  #: of DoReMi
     eta: float = ETA  #: of DoReMi and online weights: their step size is eta / steps
     pull: float = 0.02  #: towards the natural mixture, in nats for a divergence of one
@@ -91,24 +93,20 @@ def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Foun
 
     (RegMix, arXiv 2407.01492; Olmix 2026.)
     """
-    sizes = bench.corpus.sizes
-    runs = config.runs or 3 * (len(sizes) + 1)
+    names, sizes = bench.corpus.names, bench.corpus.sizes
+    runs = config.runs or max(LEAST_RUNS, len(sizes) + 2)
     each = share(bench, config, runs)
     mixtures = {seed: designed(natural(sizes), runs, seed) for seed in seeds}
     found = []
-    for seed, own in tried(bench, config, mixtures, each, "swarm").items():
-        fitted = fit(mixtures[seed], own)
-        weights = best_mixture(
-            fitted.predict,
-            config.objective,
-            natural(sizes),
-            config.pull,
-            limits(sizes, config.final, config.repetitions),
-            seed,
+    for seed, losses in tried(bench, config, mixtures, each, "swarm").items():
+        own = Swarm(names, config.objective.texts(names), mixtures[seed], losses)
+        most = limits(sizes, config.final, config.repetitions)
+        weights, fitted = fitted_mixture(
+            own, config.objective, natural(sizes), config.pull, most, seed
         )
         details = {
-            "mixtures": mixtures[seed].tolist(),
-            "losses": own.tolist(),
+            "mixtures": own.mixtures.tolist(),
+            "losses": own.losses.tolist(),
             "fits": list(fitted.kinds),
             "left_out_errors": [dict(one) for one in fitted.errors],
             "predicted": fitted.predict(weights[None])[0].tolist(),
@@ -197,13 +195,14 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
 
 
 def online(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
-    """Let the weights move in one run, towards the worst loss; take the shares that were read.
+    """Let the weights move in one run, towards the worst loss; take the shares of its second half.
 
-    Raises StropError for another objective.
+    The run is as long as the final one, if there are tokens enough. Raises StropError for another
+    objective.
     """
     if config.objective.kind != "worst":
         raise StropError("online weights move towards the worst loss: give that objective")
-    steps = bench.config.steps(config.tokens)
+    steps = bench.config.steps(min(config.tokens, config.final))
     even = tuple(uniform(bench.corpus.sizes).tolist())
     jobs = [Job(even, steps, seed, online=True, rate=config.eta / steps) for seed in seeds]
     results = run_all(bench, jobs, "online run")

@@ -8,7 +8,6 @@ OUTPUT/manifest.json     how it was made, and all figures
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from operator import itemgetter
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from strop.data import atomic_path, read_json, write_json, write_text
+from strop.data import write_text
 from strop.data.documents import read_domains
 from strop.errors import StropError
 from strop.mixing.compare import (
@@ -28,6 +27,7 @@ from strop.mixing.compare import (
     objective_value,
     tokens_to_reach,
 )
+from strop.mixing.files import Swarm, write_mixture, write_swarm
 from strop.mixing.jobs import Bench, RunConfig
 from strop.mixing.methods import METHODS, Found, SearchConfig, method_of
 from strop.mixing.plots import plots
@@ -105,8 +105,9 @@ def mixed_by(
     write_mixture(directory / MIXTURE, corpus.names, weights, note)
     if name == "swarm":
         for number, one in enumerate(found):
-            texts = search.objective.texts(corpus.names)
-            write_swarm(directory / f"swarm-{number}.csv", corpus.names, texts, one.details)
+            tables = (np.array(one.details[table]) for table in ("mixtures", "losses"))
+            own = Swarm(corpus.names, search.objective.texts(corpus.names), *tables)
+            write_swarm(own, directory / f"swarm-{number}.csv")
     for stem, drawing in plots(facts, results, corpus.names).items():
         write_text(directory / f"{stem}.svg", drawing)
     return facts
@@ -161,40 +162,3 @@ def contender(
 def plain(value: Interval | float) -> Any:
     """Return JSON values."""
     return value.to_json() if isinstance(value, Interval) else value
-
-
-def write_mixture(path: Path, names: Sequence[str], weights: Weights, facts: Facts) -> None:
-    """Write a mixture for `strop train`."""
-    mixture = {"domains": dict(zip(names, weights.tolist(), strict=True))}
-    write_json(path, mixture | facts)
-
-
-def read_mixture(path: Path, names: Sequence[str]) -> Weights:
-    """Read the weights of domains in order.
-
-    Raises StropError for a mixture of other domains, and for weights that are none.
-    """
-    found = read_json(path)
-    domains = found.get("domains") if isinstance(found, dict) else None
-    if not isinstance(domains, dict):
-        raise StropError(f"{path}: is no mixture: it needs domains, each with a weight")
-    if set(domains) != set(names):
-        other = ", ".join(sorted(set(domains) ^ set(names)))
-        raise StropError(f"{path}: is a mixture of other domains ({other})")
-    values = [domains[name] for name in names]
-    if not all(type(one) in (int, float) and 0 <= one <= 1 for one in values):
-        raise StropError(f"{path}: weights must be numbers from 0 to 1")
-    weights = np.array(values, dtype=np.float64)
-    if abs(weights.sum() - 1) > 1e-6:
-        raise StropError(f"{path}: the weights add up to {weights.sum():g}, not to 1")
-    weights /= weights.sum()
-    return weights
-
-
-def write_swarm(path: Path, names: Sequence[str], texts: Sequence[str], details: Facts) -> None:
-    """Write the runs of a swarm as a table."""
-    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow([*(f"weight {name}" for name in names), *(f"loss {one}" for one in texts)])
-        for weights, losses in zip(details["mixtures"], details["losses"], strict=True):
-            table.writerow([*weights, *losses])

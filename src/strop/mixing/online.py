@@ -33,7 +33,9 @@ class Online:
         self.logits = np.zeros(count)  #: what the weights are by, but for their even part
         self.due = np.zeros(count)  #: places that each domain is owed
         self.read = np.zeros(count, np.int64)  #: windows of each domain so far
+        self.early = np.zeros(count, np.int64)  #: of these, in the first half of the run
         self.total, self.seen = np.zeros(count), np.zeros(count)  #: losses since the last move
+        self.half = 0  #: step at which the second half begins
         self.epoch = lru_cache(2 * count)(self.permuted)
 
     @property
@@ -41,6 +43,17 @@ class Online:
         """Return the weights of the domains."""
         grown = np.exp(self.logits - self.logits.max())
         found: Weights = (1 - EVEN) * grown / grown.sum() + EVEN / len(grown)
+        return found
+
+    @property
+    def shares(self) -> Weights:
+        """Return what share of the second half of the run each domain had.
+
+        The first half is of another order: domains that are hard to begin with are not those that
+        stay hard.
+        """
+        late = self.read - self.early
+        found: Weights = late / late.sum()
         return found
 
     def permuted(self, domain: int, epoch: int) -> NDArray[np.int64]:
@@ -53,6 +66,8 @@ class Online:
             losses = self.total / self.seen
             self.logits += self.rate * (losses - losses.mean())
             self.total, self.seen = np.zeros_like(self.total), np.zeros_like(self.seen)
+        if step == self.half:
+            self.early = self.read.copy()
         weights = self.weights
         return [self.next_window(weights) for _ in range(self.batch)]
 
@@ -67,6 +82,7 @@ class Online:
 
     def order(self, steps: int) -> Order:
         """Return the order for the training loop."""
+        self.half = steps // 2
         return Order(steps, self.next_batch)
 
     def objective(self, names: Sequence[str]) -> Objective:
@@ -88,7 +104,7 @@ class Online:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept with the weights of the network."""
-        names = ("logits", "due", "read", "total", "seen")
+        names = ("logits", "due", "read", "early", "total", "seen")
         return {name: getattr(self, name).tolist() for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -38,6 +38,20 @@ def loss_rows(facts: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]
     return [*rows, [facts["objective"], *(f"{one['objective']:.3f}" for one in contenders)]]
 
 
+def predictions(facts: Mapping[str, Any]) -> str:
+    """Return what a fit says of a mixture as lines of text."""
+    weights = [[name, f"{one:.1%}"] for name, one in facts["weights"].items()]
+    losses = [
+        [text, f"{one['uniform']:.3f}", f"{one['mixture']:.3f}", one["fit"], f"{one['error']:.3f}"]
+        for text, one in facts["losses"].items()
+    ]
+    value = facts["objective"]
+    losses.append([value["kind"], f"{value['uniform']:.3f}", f"{value['mixture']:.3f}", "", ""])
+    header = ["predicted loss", "uniform", "mixture", "fit", "error"]
+    note = f"error: root mean square with each of {facts['runs']} runs left out, nats per token"
+    return "\n\n".join([table(["domain", "weight"], weights), table(header, losses), note])
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align columns: the first to the left, the others to the right."""
     lines = [list(header), *map(list, rows)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from strop.mixing.jobs import Bench, Job, RunConfig, held_out, opened
+from strop.mixing.jobs import ON_THE_WAY, Bench, Job, RunConfig, held_out, opened
 from strop.mixing.online import Online
 from strop.mixing.proxy import keep_reference
 from strop.training.corpus import TARGET
@@ -47,7 +47,7 @@ def plain(bench: Bench, job: Job) -> dict[str, Any]:
         objective,
         config.training(job.steps, job.seed),
         place / "training",
-        validation if job.curve else (),
+        held_out(bench, "validation", min(most, ON_THE_WAY)) if job.curve else (),
         "run",
         order,
     )
@@ -59,7 +59,7 @@ def plain(bench: Bench, job: Job) -> dict[str, Any]:
         result["curve"] = curve(trained, names, config)
         result["test"] = measured(network, held_out(bench, "test", most), names, config.room)
     if job.online:
-        result["weights"] = (moving.read / moving.read.sum()).tolist()
+        result["weights"] = moving.shares.tolist()
     if job.likelihoods:
         np.savez(place / LIKELIHOODS, **likelihoods(network, validation, names))
     return result

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from strop.data import sha256_json, write_rows, write_text
 from strop.data.documents import read_domains
 from strop.errors import StropError
+from strop.mixing.files import read_mixture
 from strop.mixing.jobs import Bench, RunConfig, check_model, held_out, opened
-from strop.mixing.mix import read_mixture
 from strop.mixing.weights import natural, repetitions
 from strop.models.identity import model_identity
 from strop.stats import bootstrap, paired_difference

@@ -1,0 +1,72 @@
+"""From a swarm of short runs to a mixture: fitting and searching, without any training.
+
+(RegMix: Liu et al. 2024, arXiv 2407.01492.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop.errors import StropError
+from strop.mixing.files import Swarm, read_swarm, write_mixture
+from strop.mixing.optimum import Objective, best_mixture
+from strop.mixing.regression import Fit, fit
+from strop.mixing.weights import Weights, uniform
+
+
+def fitted_mixture(
+    swarm: Swarm,
+    objective: Objective,
+    towards: Weights,
+    pull: float = 0.0,
+    limits: Weights | None = None,
+    seed: int = 0,
+) -> tuple[Weights, Fit]:
+    """Return the mixture that is best by a fit to a swarm, and the fit.
+
+    `pull` draws it `towards` a mixture; see `best_mixture`. Raises StropError if the swarm has no
+    loss of a text that the objective is about.
+    """
+    texts = objective.texts(swarm.domains)
+    for name in texts:
+        if name not in swarm.texts:
+            raise StropError(f"the swarm has no losses of {name}")
+    losses = swarm.losses[:, [swarm.texts.index(name) for name in texts]]
+    own = [swarm.domains.index(name) if name in swarm.domains else None for name in texts]
+    fitted = fit(swarm.mixtures, losses, own)
+    return best_mixture(fitted.predict, objective, towards, pull, limits, seed), fitted
+
+
+def mixture_from_table(
+    table: Path, output: Path, objective: Objective, pull: float = 0.0
+) -> dict[str, Any]:
+    """Fit a table of runs, and write the mixture that is best by it.
+
+    Returns what the fit says of it and of uniform weights, towards which it is pulled: a table does
+    not know how many tokens there are. Raises StropError for a table that cannot be fitted.
+    """
+    swarm = read_swarm(table)
+    even = uniform([1] * len(swarm.domains))
+    weights, fitted = fitted_mixture(swarm, objective, even, pull)
+    write_mixture(output, swarm.domains, weights, {"method": "swarm", "objective": objective.kind})
+    texts = objective.texts(swarm.domains)
+    before, after = fitted.predict(np.stack([even, weights]))
+    values = objective.value(np.stack([before, after]))
+    return {
+        "runs": len(swarm.mixtures),
+        "weights": dict(zip(swarm.domains, weights.tolist(), strict=True)),
+        "objective": {
+            "kind": objective.kind,
+            "uniform": float(values[0]),
+            "mixture": float(values[1]),
+        },
+        "losses": {
+            text: {"uniform": float(a), "mixture": float(b), "fit": kind, "error": errors[kind]}
+            for text, a, b, kind, errors in zip(
+                texts, before, after, fitted.kinds, fitted.errors, strict=True
+            )
+        },
+    }
