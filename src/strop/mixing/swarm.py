@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from strop.errors import StropError
 from strop.mixing.files import Swarm, read_swarm, write_mixture
 from strop.mixing.optimum import Objective, best_mixture
-from strop.mixing.regression import Fit, fit
+from strop.mixing.regression import Fit, Nearness, fit
 from strop.mixing.weights import Weights, uniform
 
 
@@ -24,19 +25,23 @@ def fitted_mixture(
     pull: float = 0.0,
     limits: Weights | None = None,
     seed: int = 0,
+    near: Sequence[Nearness] | None = None,
 ) -> tuple[Weights, Fit]:
     """Return the mixture that is best by a fit to a swarm, and the fit.
 
-    `pull` draws it `towards` a mixture; see `best_mixture`. Raises StropError if the swarm has no
-    loss of a text that the objective is about.
+    `pull` draws it `towards` a mixture; see `best_mixture`. `near` has for each text of the
+    objective how near every domain is to it; without it, each domain is like itself alone. Raises
+    StropError if the swarm has no loss of a text that the objective is about.
     """
     texts = objective.texts(swarm.domains)
     for name in texts:
         if name not in swarm.texts:
             raise StropError(f"the swarm has no losses of {name}")
     losses = swarm.losses[:, [swarm.texts.index(name) for name in texts]]
-    own = [swarm.domains.index(name) if name in swarm.domains else None for name in texts]
-    fitted = fit(swarm.mixtures, losses, own)
+    if near is None:
+        alone = dict(zip(swarm.domains, np.eye(len(swarm.domains)), strict=True))
+        near = [alone.get(name) for name in texts]
+    fitted = fit(swarm.mixtures, losses, near)
     return best_mixture(fitted.predict, objective, towards, pull, limits, seed), fitted
 
 
