@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ from strop.mixing.nearness import coefficient, frequencies
 
 def plain(first: list[int], second: list[int]) -> float:
     """Return the coefficient, slowly."""
-    a, b = (Counter(zip(one, one[1:], strict=False)) for one in (first, second))
+    a, b = (Counter(itertools.pairwise(one)) for one in (first, second))
     return sum(
         ((a[pair] / a.total()) * (b[pair] / b.total())) ** 0.5 for pair in a.keys() & b.keys()
     )

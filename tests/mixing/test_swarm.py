@@ -49,7 +49,7 @@ def test_each_kind_ranks_mixtures_that_it_has_not_seen(kind: str) -> None:
 def test_the_simplest_kind_is_taken_unless_another_is_surely_better() -> None:
     train, alone = designed(NATURAL, 24), np.eye(4)
     steps = (train[:, 0] > 0.3).astype(float) + (train[:, 1] > 0.2)
-    own = 3 - 0.4 * np.log(train[:, 1] + 0.01)
+    own = 3 - 0.4 * np.log(train[:, 1] + 0.003)
     noise = np.random.default_rng(0).normal(size=(24, 12))
     assert fit(train, steps[:, None], alone[:1]).kinds == ("trees",)
     assert fit(train, own[:, None] + 0.01 * noise[:, :1], alone[1:2]).kinds == ("near-share",)
