@@ -88,7 +88,7 @@ def mix(
     ] = 50.0,
     pull: Annotated[
         float, typer.Option(help="Towards the natural mixture; 0: none.", min=0)
-    ] = 0.02,
+    ] = 0.05,
     repetitions: Annotated[
         float, typer.Option(help="How often any domain may be read, at most.")
     ] = 4.0,
@@ -143,7 +143,7 @@ def fit_mixture(
     output: Annotated[Path, typer.Option("--output", "-o", help="Mixture to write, a JSON file.")],
     objective: ObjectiveName = "mean",
     weight: LossWeights = None,
-    pull: Annotated[float, typer.Option(help="Towards uniform weights; 0: none.", min=0)] = 0.02,
+    pull: Annotated[float, typer.Option(help="Towards uniform weights; 0: none.", min=0)] = 0.05,
 ) -> None:
     """Find a mixture from a table of runs with other mixtures, without training.
 

@@ -43,7 +43,7 @@ class SearchConfig:
     runs: int = 0  #: of the swarm; 0: two more than domains, at least 8
     rounds: int = 1  #: of DoReMi
     eta: float = ETA  #: of DoReMi and online weights: their step size is eta / steps
-    pull: float = 0.02  #: towards the natural mixture, in nats for a divergence of one
+    pull: float = 0.05  #: towards the natural mixture, in nats for a divergence of one
     repetitions: float = 4.0  #: how often a domain may be read, at most
 
     def __post_init__(self) -> None:

@@ -57,10 +57,10 @@ class MixOptions(RunOptions):
     method: str = "auto"  #: doremi, swarm, experts, random, or auto
     search_tokens: int | None = None  #: that each search may read; as many as `tokens`
     seeds: int = 3  #: searches, and runs of each mixture to compare
-    swarm_runs: int = 0  #: of a swarm; 0: three for each domain, and three
+    swarm_runs: int = 0  #: of a swarm; 0: two more than domains, at least 8
     rounds: int = 1  #: of DoReMi
     eta: float = 50.0  #: of DoReMi: its weights move by eta / steps times the excess
-    pull: float = 0.02  #: towards the natural mixture
+    pull: float = 0.05  #: towards the natural mixture
     repetitions: float = 4.0  #: how often any domain may be read, at most
 
     def __post_init__(self) -> None:
