@@ -18,12 +18,12 @@ from strop.mixing.experts import expert_weights, mixture_losses
 from strop.mixing.files import Swarm
 from strop.mixing.jobs import Bench, Job
 from strop.mixing.nearness import near
-from strop.mixing.optimum import Objective
+from strop.mixing.optimum import Objective, allowed
 from strop.mixing.pool import run_all
 from strop.mixing.proxy import proxy_batch
 from strop.mixing.runs import LIKELIHOODS
 from strop.mixing.swarm import fitted_mixture
-from strop.mixing.weights import Weights, entropy, limits, natural, tempered, uniform
+from strop.mixing.weights import Weights, capped, entropy, limits, natural, tempered, uniform
 
 TEMPERATURE = 0.5  #: exponent of the domains' sizes
 DRAWS = 8  #: random mixtures that are tried
@@ -83,7 +83,11 @@ def best_of_random(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> 
     """Try random mixtures in short runs, and take the best."""
     count = len(bench.corpus.names)
     each = share(bench, config, DRAWS)
-    drawn = {seed: np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS) for seed in seeds}
+    most = limits(bench.corpus.sizes, config.final, config.repetitions)
+    drawn = {
+        seed: allowed(np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS), most)
+        for seed in seeds
+    }
     losses = tried(bench, config, drawn, each, "random mixtures")
     best = {seed: int(np.argmin(config.objective.value(own))) for seed, own in losses.items()}
     return [Found(drawn[seed][best[seed]], DRAWS * each.cost) for seed in seeds]
@@ -182,9 +186,10 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
         weights = [np.array(one["weights"]) for one in results]
         for own, one in zip(rounds, results, strict=True):
             own.append(one)
+    most = limits(bench.corpus.sizes, config.final, config.repetitions)
     return [
         Found(
-            own,
+            capped(own, most),
             spent,
             {
                 "steps": proxy_steps,
@@ -200,17 +205,15 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
 def online(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
     """Let the weights move in one run, towards the worst loss; take the shares of its second half.
 
-    The run is as long as the final one, if there are tokens enough. Raises StropError for another
-    objective.
+    The run is as long as the final one, if there are tokens enough.
     """
-    if config.objective.kind != "worst":
-        raise StropError("online weights move towards the worst loss: give that objective")
     steps = bench.config.steps(min(config.tokens, config.final))
     even = tuple(uniform(bench.corpus.sizes).tolist())
     jobs = [Job(even, steps, seed, online=True, rate=config.eta / steps) for seed in seeds]
     results = run_all(bench, jobs, "online run")
     spent = steps * bench.config.batch * bench.config.context
-    return [Found(np.array(one["weights"]), spent) for one in results]
+    most = limits(bench.corpus.sizes, config.final, config.repetitions)
+    return [Found(capped(np.array(one["weights"]), most), spent) for one in results]
 
 
 @dataclass(frozen=True)
@@ -274,10 +277,16 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_of(name: str, bench: Bench, objective: Objective) -> str:
-    """Return the method of a name. Raises StropError for one that is not known, or not for this."""
+def check_method(name: str, objective: Objective) -> None:
+    """Raise StropError for a method that is not known, or not for this objective."""
     if name != "auto" and name not in METHODS:
         raise unknown_name("method", name, ("auto", *METHODS))
+    if name == "online" and objective.kind != "worst":
+        raise StropError("online weights move towards the worst loss: give that objective")
+
+
+def method_of(name: str, bench: Bench, objective: Objective) -> str:
+    """Return the method of a name. Raises StropError for a target that there is not."""
     if objective.kind == "target" and not bench.corpus.has_target:
         raise StropError("the objective is a target: name one in the file of domains")
     if name == "auto":

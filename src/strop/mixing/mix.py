@@ -29,7 +29,7 @@ from strop.mixing.compare import (
 )
 from strop.mixing.files import Swarm, write_mixture, write_swarm
 from strop.mixing.jobs import Bench, RunConfig
-from strop.mixing.methods import METHODS, Found, SearchConfig, method_of
+from strop.mixing.methods import METHODS, Found, SearchConfig, check_method, method_of
 from strop.mixing.plots import plots
 from strop.mixing.weights import Weights, natural, repetitions, uniform
 from strop.stats import Interval
@@ -58,6 +58,7 @@ def mix(
     search, runs = search or SearchConfig(), runs or RunConfig()
     if seeds < 1 or processes < 1:
         raise StropError("seeds and processes must be at least 1")
+    check_method(method, search.objective)
     corpus = open_corpus(read_domains(domains))
     if len(corpus.names) < 2:
         raise StropError(f"{domains}: one domain has one mixture: name at least two")
