@@ -11,6 +11,7 @@ benchmarks/results/mixing*.json.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -204,34 +205,27 @@ def main() -> None:
         "model": f"Llamas of {RUNS.model} weights from scratch, {TOKENIZER} tokens (BPE)",
         "text": f"ten domains from packages, final runs of {TOKENS:,} tokens",
     }
-    title = (
-        "Losses on text that nothing was chosen on, nats per token, means over three seeds, with "
-        "95% intervals (Student)"
-    )
-    write_json(
-        RESULTS / "mixing.json",
-        {
-            "name": "mixing",
-            "title": title,
-            **common,
-            "rows": rows,
-        },
-    )
-    names = corpus.names
-    write_json(
-        RESULTS / "mixing_weights.json",
-        {
-            "name": "mixing_weights",
-            "title": "Weights that were found, means over three seeds, and the largest difference "
-            "between two seeds",
-            **common,
-            "rows": [weight_row(name, own, names) for name, own in found.items()],
-        },
-    )
-    print(table("mixing"))
-    print(table("mixing_weights"))
+    every = "means over three seeds"
+    tables = {
+        "mixing": (
+            f"Losses on text that nothing was chosen on, nats per token, {every}, with 95% "
+            "intervals (Student)",
+            rows,
+        ),
+        "mixing_weights": (
+            f"Weights that were found, {every}, and the largest difference between two seeds",
+            [weight_row(name, own, corpus.names) for name, own in found.items()],
+        ),
+        "mixing_losses": (
+            f"Losses of each domain on that text, nats per token, {every}",
+            [loss_row(name, own, corpus.names) for name, own in (results | more).items()],
+        ),
+    }
+    for name, (title, own) in tables.items():
+        write_json(RESULTS / f"{name}.json", {"name": name, "title": title, **common, "rows": own})
+        print(table(name))
     claims = claimed(results, found, values) | timed(bench) | regmix.measured()
-    print("RESULT", {key: round(value, 4) for key, value in claims.items()})
+    print("RESULT", json.dumps({key: round(value, 4) for key, value in claims.items()}))
 
 
 def weight_row(name: str, own: Sequence[Found], names: Sequence[str]) -> dict[str, Any]:
@@ -239,6 +233,13 @@ def weight_row(name: str, own: Sequence[Found], names: Sequence[str]) -> dict[st
     every = np.array([one.weights for one in own])
     mean = dict(zip(names, every.mean(axis=0).round(3).tolist(), strict=True))
     return {"mixture": name, **mean, "seeds differ by": float(np.ptp(every, axis=0).max().round(3))}
+
+
+def loss_row(name: str, own: Sequence[Result], names: Sequence[str]) -> dict[str, Any]:
+    """Return the losses of one mixture."""
+    return {"mixture": name} | {
+        domain: float(np.mean([one["test"][domain] for one in own])) for domain in names
+    }
 
 
 def claimed(

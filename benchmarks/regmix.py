@@ -9,6 +9,7 @@ Writes benchmarks/results/regmix.json.
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -90,4 +91,4 @@ def measured() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print("RESULT", measured())
+    print("RESULT", json.dumps(measured()))

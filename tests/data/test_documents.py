@@ -61,7 +61,7 @@ def test_rows_and_files(tmp_path: Path) -> None:
     found = read_documents(Source(path=str(tmp_path / "a.jsonl")))
     assert found.texts == ["one"]
     reasons = [(one["where"].rpartition(":")[2], one["reason"]) for one in found.rejected]
-    assert reasons == [("3", "not text"), ("4", "empty"), ("5", "not text"), ("6", "not text")]
+    assert reasons == [("3", "no text"), ("4", "empty"), ("5", "no text"), ("6", "no text")]
     packed = tmp_path / "b.jsonl.gz"
     packed.write_bytes(gzip.compress(json.dumps({"body": "two"}).encode()))
     assert read_documents(Source(path=str(packed), column="body")).texts == ["two"]
@@ -80,7 +80,7 @@ def test_a_folder_is_read_in_one_order_and_what_is_no_text_is_left_out(tmp_path:
         (tmp_path / "deep" / name).write_bytes(content)
     found = read_documents(Source(path=str(tmp_path), files="**/*.md"))
     assert found.texts == ["ay", "bee"]
-    assert [one["reason"] for one in found.rejected] == ["not text"]
+    assert [one["reason"] for one in found.rejected] == ["no text"]
     with pytest.raises(StropError, match="no documents"):
         read_documents(Source(path=str(tmp_path), files="*.rst"))
 
@@ -100,7 +100,7 @@ def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "a.parquet")
     found = read_documents(Source(path=str(tmp_path / "a.parquet"), column="body"))
     assert found.texts == ["one", "three"]
-    assert found.rejected == [{"where": f"{tmp_path / 'a.parquet'}: row 2", "reason": "not text"}]
+    assert found.rejected == [{"where": f"{tmp_path / 'a.parquet'}: row 2", "reason": "no text"}]
     with pytest.raises(StropError, match="no column 'text'"):
         read_documents(Source(path=str(tmp_path / "a.parquet")))
     (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")

@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from strop.data import read_json, write_json
+from strop.data import make_directory, read_json, write_json
 from strop.data.documents import read_domains
 from strop.errors import StropError, StropFailure
 from strop.mixing import doremi, pool
 from strop.mixing.compare import tokens_to_reach
 from strop.mixing.files import read_mixture
-from strop.mixing.jobs import Bench, Job, RunConfig
+from strop.mixing.jobs import Bench, Job, RunConfig, opened
 from strop.mixing.methods import METHODS, SearchConfig
 from strop.mixing.mix import mix
+from strop.mixing.nearness import near
 from strop.mixing.optimum import Objective
 from strop.mixing.pool import run_all
+from strop.mixing.proxy import REFERENCE, keep_reference, proxy_batch, proxy_order
 from strop.mixing.report import summary
+from strop.mixing.runs import read_arrays
 from strop.mixing.train import train_on_mixture
 from strop.models import load
 from strop.recipes import STAGES, load_recipe, run_recipe
 from strop.training.corpus import open_corpus
 from strop.training.proxies import SHAPES, Shape
+from strop.training.windows import training_windows, window_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,7 +85,7 @@ def test_from_domains_to_a_mixture_and_a_model(tmp_path: Path, method: str) -> N
     facts = mix(path, tmp_path / "out", method, SEARCH, TINY, seeds=2)
     mixture = read_json(tmp_path / "out" / "mixture.json")
     assert sum(mixture["domains"].values()) == pytest.approx(1)
-    assert set(facts["contenders"]) == {method, "uniform", "natural"}
+    assert set(facts["contenders"]) == {method, "uniform", "natural", "temperature", "random"}
     assert facts["contenders"]["uniform"]["difference"]["n"] == 2
     assert 0.7 * SEARCH.tokens < facts["searched_tokens"] < 1.5 * SEARCH.tokens
     for word in ("uniform", "natural", "digits", "seeds"):
@@ -128,12 +133,15 @@ def test_a_search_that_was_killed_finds_the_same(
     whole = mix(path, tmp_path / "whole", "doremi", SEARCH, TINY, seeds=1)
     monkeypatch.setattr(loop, "SAVING", 1e9)
     take = loop.Run.take_step
-    for stop in (3, 20, 31, 40):  # in the reference, in the proxy, and in final runs
+    for stop, place in ((3, "run"), (31, "proxy"), (5, "proxy"), (60, "run")):
         taken = []
 
-        def interrupted(self: Any, *arguments: Any, taken: Any = taken, stop: int = stop) -> None:
+        def interrupted(
+            self: Any, *arguments: Any, taken: Any = taken, stop: int = stop, place: str = place
+        ) -> None:
             taken.append(1)
             if len(taken) == stop:
+                assert isinstance(self.objective.state, doremi.Trajectory) == (place == "proxy")
                 raise KeyboardInterrupt
             take(self, *arguments)
 
@@ -164,6 +172,94 @@ def test_reference_losses_are_of_what_the_proxy_sees_and_computed_once(
     assert found.weights.min() > 0
 
 
+def test_a_reference_keeps_the_losses_of_the_windows_that_the_proxy_sees(tmp_path: Path) -> None:
+    bench = Bench(open_corpus(read_domains(domains_file(tmp_path))), TINY, tmp_path / "runs", 1)
+    job = Job((1 / 3,) * 3, 1, 0, reference_for=4)
+    make_directory(bench.place(job))
+    network = opened(bench, 0).network
+    keep_reference(bench, job, network)
+    kept = list(read_arrays(bench.place(job) / REFERENCE).values())
+    windows = training_windows(bench.corpus, ("second",), TINY.context)
+    seen = set(proxy_order(windows, 4, proxy_batch(TINY, 3), 0).ravel().tolist())
+    assert len(seen) < len(windows)
+    for index, window in enumerate(windows):
+        own = kept[window.domain][window.place]
+        if index in seen:
+            with torch.no_grad():
+                expected = window_losses(network, [window])[0]
+            np.testing.assert_allclose(own, expected.numpy(), atol=1e-5)
+        else:
+            assert np.isnan(own).all()
+
+
+def test_a_proxy_learns_from_each_domain_by_its_new_weight(tmp_path: Path) -> None:
+    """The gradient is that of the sum of weights times the domains' means, times the windows."""
+    bench = Bench(open_corpus(read_domains(domains_file(tmp_path))), TINY, tmp_path / "runs", 1)
+    network = opened(bench, 0).network
+    windows = training_windows(bench.corpus, ("second",), TINY.context)
+    batch = [windows[0], windows[1], windows[2], windows[len(windows) - 1]]
+    starts = np.flatnonzero(np.diff([one.domain for one in windows], prepend=-1))
+    batch.append(windows[int(starts[1])])
+    reference = [np.full((int(size), TINY.context), 4.0) for size in windows.sizes]
+    reference[2] -= 3.0  # much excess: its weight grows
+    trajectory = doremi.Trajectory.start(3)
+    objective = doremi.proxy_objective(bench.corpus.names, reference, trajectory, 1.0)
+    total, _ = objective.loss(network, batch, None)
+    [found, *_] = torch.autograd.grad(total, list(network.parameters()))
+    assert trajectory.weights[2] > 2 * trajectory.weights[1]
+    losses = window_losses(network, batch).mean(1)
+    means = torch.stack([losses[:3].mean(), losses[4], losses[3]])
+    weighted = len(batch) * (torch.from_numpy(trajectory.weights).float() * means).sum()
+    [expected, *_] = torch.autograd.grad(weighted, list(network.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_online_weights_go_to_the_worst_and_are_for_nothing_else(tmp_path: Path) -> None:
+    path = domains_file(tmp_path)
+    search = replace(SEARCH, objective=Objective("worst"), tokens=6000, final=6000, eta=200.0)
+    facts = mix(path, tmp_path / "out", "online", search, TINY, seeds=1)
+    assert facts["table"]["digits"]["weight"] > 0.4  # ten digits are harder than two letters
+    with pytest.raises(StropError, match="towards the worst loss: give that objective"):
+        mix(path, tmp_path / "mean", "online", SEARCH, TINY, seeds=1)
+
+
+def test_what_cannot_be_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = domains_file(tmp_path)
+    monkeypatch.setattr(pool, "make", None)  # training anything would fail
+    for search, config, said in (
+        (replace(SEARCH, final=10**6), TINY, "allow more repetitions"),
+        (replace(SEARCH, objective=Objective("weighted", {"abc": 1.0})), TINY, "unknown domain"),
+        (replace(SEARCH, objective=Objective("target")), TINY, "name one in the file"),
+        (replace(SEARCH, tokens=100), TINY, "too few for a search"),
+        (SEARCH, replace(TINY, context=512), "domain ab: has a part of"),
+    ):
+        for method in ("doremi", "swarm", "experts"):
+            with pytest.raises(StropError, match=said):
+                mix(path, tmp_path / "out", method, search, config, seeds=1)
+
+
+def test_names_that_a_run_notes_are_taken(tmp_path: Path) -> None:
+    path = domains_file(tmp_path)
+    path.write_text("domains:\n  loss: ab.jsonl\n  ba: ba.jsonl\n")
+    with pytest.raises(StropError, match="a domain cannot be called loss"):
+        mix(path, tmp_path / "out", "swarm", SEARCH, TINY, seeds=1)
+
+
+def test_domains_are_near_to_themselves(tmp_path: Path) -> None:
+    path = domains_file(tmp_path, "target: ab.jsonl\n")
+    with pytest.raises(StropError, match="only repeats others"):
+        open_corpus(read_domains(path))  # what the target has is in no domain
+    (tmp_path / "t.jsonl").write_text('{"text": "abab abba ba"}\n{"text": "bbab abab aab"}\n')
+    path.write_text(path.read_text().replace("target: ab", "target: t"))
+    found = np.array(near(open_corpus(read_domains(path)), ["ab", "digits", "target"]))
+    np.testing.assert_allclose(found[0, 0], 1)
+    np.testing.assert_allclose(found[1, 2], 1)
+    assert found[1, 0] < 0.1
+    assert found[2, :2].min() > 5 * found[2, 2]  # letters are nearer to letters
+
+
 def test_twenty_domains_are_all_in_every_batch(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     lines = ""
@@ -179,9 +275,11 @@ def test_twenty_domains_are_all_in_every_batch(tmp_path: Path) -> None:
     [found] = METHODS["doremi"](bench, SEARCH, [0])
     assert found.weights.shape == (20,)
     assert found.weights.sum() == pytest.approx(1)
-    config = replace(SEARCH, tokens=60_000, runs=24)
-    [found] = METHODS["random"](bench, config, [0])
-    assert found.weights.sum() == pytest.approx(1)
+    for method in ("random", "swarm", "experts"):
+        config = replace(SEARCH, tokens=40_000, runs=0)
+        [found] = METHODS[method](bench, config, [0])
+        assert found.weights.shape == (20,)
+        assert found.weights.sum() == pytest.approx(1)
 
 
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_design_has_uniform_and_natural_and_what_is_between() -> None:
     np.testing.assert_allclose(found[1], NATURAL)
     near = np.abs(found[2:] - 0.25).max(axis=1) < 0.2
     assert near.sum() >= 7
-    assert found.max() > 0.8  # and there are extremes
+    assert found.max() > 0.7  # and there are extremes
     assert np.array_equal(found, designed(NATURAL, 30))
     assert not np.array_equal(found, designed(NATURAL, 30, seed=1))
     with pytest.raises(StropError, match="at least 4 runs"):
@@ -54,9 +54,8 @@ def test_the_simplest_kind_is_taken_unless_another_is_surely_better() -> None:
     assert fit(train, steps[:, None], alone[:1]).kinds == ("trees",)
     assert fit(train, own[:, None] + 0.01 * noise[:, :1], alone[1:2]).kinds == ("near-share",)
     of_noise = fit(train, noise, [alone[3]] * 12)
-    assert of_noise.kinds.count("near-share") >= 6
-    lowest = [min(one, key=one.__getitem__) for one in of_noise.errors]
-    assert lowest.count("near-share") < 6  # what is lowest by luck would be taken
+    lowest = [min(one, key=one.__getitem__) for one in of_noise.errors]  # by luck
+    assert of_noise.kinds.count("near-share") >= lowest.count("near-share") + 3
     assert set(fit(train, noise[:, :1]).errors[0]) == set(REGRESSORS)  # nothing known to be near
 
 

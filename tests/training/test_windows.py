@@ -71,7 +71,7 @@ def test_windows_overlap_by_the_token_that_is_only_read() -> None:
     ]
     assert [(one.domain, one.place) for one in windows[:]] == [(0, 0), (0, 1), (1, 0)]
     assert windows[2].group.size == 6
-    with pytest.raises(StropError, match="domain 2 has a part of 5 tokens, less than a window"):
+    with pytest.raises(StropError, match="domain 2: has a part of 5 tokens, less than a window"):
         Windows([np.arange(11), np.arange(5)], 5)
 
 

@@ -87,7 +87,7 @@ def mix(
         typer.Option(help="Of DoReMi and online weights: they move by eta / steps."),
     ] = 50.0,
     pull: Annotated[
-        float, typer.Option(help="Towards the natural mixture; 0: none.", min=0)
+        float, typer.Option(help="Of swarm and experts towards natural weights; 0: none.", min=0)
     ] = 0.05,
     repetitions: Annotated[
         float, typer.Option(help="How often any domain may be read, at most.")

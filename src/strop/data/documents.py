@@ -105,7 +105,7 @@ def read_documents(source: Source) -> Documents:
     """
     found = Documents([], [])
     for where, text in documents(source):
-        reason = "not text" if not isinstance(text, str) else "" if text.strip() else "empty"
+        reason = "no text" if not isinstance(text, str) else "" if text.strip() else "empty"
         if reason:
             found.rejected.append({"where": where, "reason": reason})
         else:

@@ -17,7 +17,7 @@ def designed(natural: Weights, count: int, seed: int = 0) -> NDArray[np.float64]
 
     The published swarm of RegMix has no point near uniform, so that what a fit says of uniform is
     an extrapolation, and uniform is hard to beat. A quarter of the rest is near it here; the others
-    are Dirichlet draws, half around natural and half around uniform, from narrow to wide. Raises
+    are Dirichlet draws, in turns around natural and around uniform, from wide to narrow. Raises
     StropError for fewer than four.
     """
     if count < 4:
@@ -25,12 +25,13 @@ def designed(natural: Weights, count: int, seed: int = 0) -> NDArray[np.float64]
     random, domains = np.random.default_rng(seed), len(natural)
     uniform = np.full(domains, 1 / domains)
     found = [uniform, natural]
-    while len(found) < count:
-        place = len(found) - 2
+    wide = 0
+    for place in range(count - 2):
         if place % 4 == 0:
             found.append(random.dirichlet(NEAR * uniform * domains))
             continue
-        centre = natural if place % 2 else uniform
-        strength = STRENGTHS[place // 4 % len(STRENGTHS)]
+        centre = uniform if wide % 2 else natural
+        strength = STRENGTHS[wide // 2 % len(STRENGTHS)]
         found.append(random.dirichlet(np.maximum(strength * domains * centre, 0.05)))
+        wide += 1
     return np.stack(found)

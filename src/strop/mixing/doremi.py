@@ -131,4 +131,4 @@ def proxy_objective(
         ]
         return total, rows
 
-    return Objective(loss=compute, state=trajectory)
+    return Objective(loss=compute, state=trajectory, keep_best=False)

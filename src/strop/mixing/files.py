@@ -51,9 +51,7 @@ def read_swarm(path: Path) -> Swarm:
     domains = [one.removeprefix(WEIGHT) for one in header if one.startswith(WEIGHT)]
     texts = [one.removeprefix(LOSS) for one in header if one.startswith(LOSS)]
     if len(domains) < 2 or not texts:
-        raise StropError(
-            f"{path}: needs columns called 'weight NAME', two at least, and 'loss NAME'"
-        )
+        raise StropError(f"{path}: needs two columns 'weight NAME' at least, and one 'loss NAME'")
     for name in header:
         if header.count(name) > 1:
             raise StropError(f"{path}: two columns are called {name!r}")

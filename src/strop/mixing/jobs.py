@@ -9,11 +9,12 @@ from pathlib import Path
 from strop.data import sha256_file, sha256_json
 from strop.errors import StropError
 from strop.models import resolve
+from strop.models.identity import model_identity
 from strop.training.corpus import TRAINED, Corpus
 from strop.training.network import NetworkConfig, Trainee, open_trainee
 from strop.training.proxies import SHAPES, shape_of, write_proxy
 from strop.training.schedule import TrainingConfig
-from strop.training.windows import ATTENTION, Window, held_out_windows
+from strop.training.windows import ATTENTION, Window, held_out_windows, training_windows
 
 RATE, CONTINUED_RATE = 3e-3, 2e-4  #: learning rates, from scratch and of a model that is there
 ROOM, LARGE_ROOM = 4096, 1024  #: tokens that are computed at a time, of small and of other models
@@ -61,8 +62,8 @@ class RunConfig:
         return ROOM if self.model in SHAPES else LARGE_ROOM
 
     def steps(self, tokens: float) -> int:
-        """Return the steps that read about so many tokens, at least one."""
-        return max(1, round(tokens / (self.batch * self.context)))
+        """Return the steps that read so many tokens and no more, but at least one."""
+        return max(1, int(tokens // (self.batch * self.context)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def opened(bench: Bench, seed: int, whole: bool = False) -> Trainee:
     """Open the model of a run; if it computes whole batches, a large one keeps less of them."""
     model = bench.config.model
     if model in SHAPES:
-        directory = bench.work / f"start-{model}-{bench.config.context}-{seed}"
+        corpus = bench.corpus.directory.name
+        directory = bench.work / f"start-{model}-{bench.config.context}-{corpus}-{seed}"
         write_proxy(SHAPES[model], bench.corpus, bench.config.context, seed, directory)
         model = str(directory)
     sparing = whole and bench.config.model not in SHAPES
@@ -115,8 +117,18 @@ def opened(bench: Bench, seed: int, whole: bool = False) -> Trainee:
     return trainee
 
 
-def check_model(bench: Bench) -> None:
-    """Raise StropError for a model whose tokens are not those of the corpus."""
+def start_identity(model: str) -> str:
+    """Return what tells apart the models that runs begin with."""
+    return model if model in SHAPES else model_identity(model)
+
+
+def check_bench(bench: Bench) -> None:
+    """Raise StropError if a part has no window, or the model other tokens than the corpus."""
+    context = bench.config.context
+    for part in TRAINED:
+        training_windows(bench.corpus, (part,), context)
+    for part in ("validation", "test"):
+        held_out(bench, part, context)
     if bench.config.model in SHAPES:
         return
     places = resolve(bench.config.model), bench.corpus.tokenizer

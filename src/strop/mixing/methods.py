@@ -21,7 +21,7 @@ from strop.mixing.nearness import near
 from strop.mixing.optimum import Objective, allowed
 from strop.mixing.pool import run_all
 from strop.mixing.proxy import proxy_batch
-from strop.mixing.runs import LIKELIHOODS
+from strop.mixing.runs import LIKELIHOODS, read_arrays
 from strop.mixing.swarm import fitted_mixture
 from strop.mixing.weights import Weights, capped, entropy, limits, natural, tempered, uniform
 
@@ -43,7 +43,7 @@ class SearchConfig:
     runs: int = 0  #: of the swarm; 0: two more than domains, at least 8
     rounds: int = 1  #: of DoReMi
     eta: float = ETA  #: of DoReMi and online weights: their step size is eta / steps
-    pull: float = 0.05  #: towards the natural mixture, in nats for a divergence of one
+    pull: float = 0.05  #: of swarm and experts to the natural mixture, nats per nat of divergence
     repetitions: float = 4.0  #: how often a domain may be read, at most
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ def experts(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fo
     texts = config.objective.texts(names)
     for number, _ in enumerate(seeds):
         own = jobs[number * count : (number + 1) * count]
-        said = [np.load(bench.place(job) / LIKELIHOODS) for job in own]
+        said = [read_arrays(bench.place(job) / LIKELIHOODS) for job in own]
         logps = [np.stack([one[text] for one in said], axis=1).astype(float) for text in texts]
         weights = expert_weights(
             logps,
@@ -158,7 +158,7 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
     # Reference and proxy read as many tokens; the reference reads the proxy's once more, forward.
     each = config.tokens / config.rounds / (2 + FORWARD)
     steps = bench.config.steps(each)
-    proxy_steps = max(1, round(each / (batch * context)))
+    proxy_steps = max(1, int(each // (batch * context)))
     weights = [uniform(bench.corpus.sizes) for _ in seeds]
     spent = config.rounds * (
         steps * bench.config.batch * context + (1 + FORWARD) * proxy_steps * batch * context

@@ -1,4 +1,4 @@
-"""Find a mixture of domains, and measure what it is worth beside uniform and natural weights.
+"""Find a mixture of domains, and measure what it is worth beside the baselines.
 
 OUTPUT/mixture.json      the weights, and what they were found for
 OUTPUT/swarm-N.csv       mixtures and losses of the swarm of a seed
@@ -28,16 +28,24 @@ from strop.mixing.compare import (
     tokens_to_reach,
 )
 from strop.mixing.files import Swarm, write_mixture, write_swarm
-from strop.mixing.jobs import Bench, RunConfig
-from strop.mixing.methods import METHODS, Found, SearchConfig, check_method, method_of
+from strop.mixing.jobs import Bench, RunConfig, check_bench, start_identity
+from strop.mixing.methods import (
+    DRAWS,
+    METHODS,
+    Found,
+    SearchConfig,
+    check_method,
+    method_of,
+    share,
+)
 from strop.mixing.plots import plots
-from strop.mixing.weights import Weights, natural, repetitions, uniform
+from strop.mixing.weights import Weights, limits, natural, repetitions
 from strop.stats import Interval
 from strop.training.corpus import TARGET, Corpus, open_corpus
 from strop.training.stage import Facts, run_stage
 
 MIXTURE = "mixture.json"
-BASELINES = {"uniform": uniform, "natural": natural}
+BASELINES = ("uniform", "natural", "temperature", "random")
 
 
 def mix(
@@ -73,7 +81,8 @@ def mix(
         "runs": asdict(runs),
         "seeds": seeds,
     }
-    return run_stage("mix", output, settings, {"corpus": corpus.directory.name}, make, work)
+    inputs = {"corpus": corpus.directory.name, "model": start_identity(runs.model)}
+    return run_stage("mix", output, settings, inputs, make, work)
 
 
 def mixed_by(
@@ -82,11 +91,15 @@ def mixed_by(
     """Search, compare, and write what came of it into a directory."""
     corpus = bench.corpus
     name = method_of(method, bench, search.objective)
-    found = METHODS[name](bench, search, seeds)
+    check_bench(bench)
+    share(bench, search, DRAWS)
+    search.objective.texts(corpus.names)
+    limits(corpus.sizes, search.final, search.repetitions)
+    contenders = dict.fromkeys([name, *BASELINES])
+    searches = {one: METHODS[one](bench, search, seeds) for one in contenders}
+    found = searches[name]
     weights = np.mean([one.weights for one in found], axis=0)
-    mixtures = {name: [one.weights for one in found]}
-    for other, of_sizes in BASELINES.items():
-        mixtures.setdefault(other, [of_sizes(corpus.sizes) for _ in seeds])
+    mixtures = {one: [seed.weights for seed in own] for one, own in searches.items()}
     results = final_runs(bench, mixtures, search.final, seeds)
     kind = search.objective.kind
     facts: Facts = {
@@ -97,7 +110,8 @@ def mixed_by(
         "searched_tokens": found[0].spent,
         "final_tokens": search.final,
         "contenders": {
-            other: contender(own, results[name], found, search, corpus)
+            other: {"searched_tokens": searches[other][0].spent}
+            | contender(own, results[name], found, search, corpus)
             for other, own in results.items()
         },
         "search": [one.details for one in found],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from strop.training.corpus import TARGET, Corpus, Tokens
 
-SAMPLE = 400_000  #: tokens of each text that are counted, at most
+PIECES, PIECE = 100, 4_000  #: so many pieces of a text are counted, of so many tokens
 POWER = 4
 
 
@@ -33,10 +33,18 @@ Frequencies = tuple[NDArray[np.int64], NDArray[np.float64]]  #: pairs in order, 
 
 
 def frequencies(tokens: Tokens) -> Frequencies:
-    """Count the pairs of tokens that stand side by side."""
-    some = np.asarray(tokens[:SAMPLE], dtype=np.int64)
-    pairs, counts = np.unique((some[:-1] << 32) + some[1:], return_counts=True)
+    """Count the pairs of tokens that stand side by side, in evenly spread pieces of a long text."""
+    every = max(PIECE, len(tokens) // PIECES)
+    some = [tokens[begin : begin + PIECE] for begin in range(0, len(tokens), every)]
+    both = np.concatenate([pairs_of(np.asarray(one, dtype=np.int64)) for one in some])
+    pairs, counts = np.unique(both, return_counts=True)
     return pairs, counts / counts.sum()
+
+
+def pairs_of(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each two tokens as one number."""
+    found: NDArray[np.int64] = (tokens[:-1] << 32) + tokens[1:]
+    return found
 
 
 def coefficient(first: Frequencies, second: Frequencies) -> float:

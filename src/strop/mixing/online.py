@@ -100,7 +100,7 @@ class Online:
             rows = [{names[one.domain]: v} for one, v in zip(windows, values, strict=True)]
             return losses.sum(), rows
 
-        return Objective(loss=compute, state=self)
+        return Objective(loss=compute, state=self, keep_best=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is kept with the weights of the network."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from strop.mixing.compare import Result
+from strop.mixing.weights import entropy
 from strop.svg import Bar, Line, bars, lines, standalone
 
 
@@ -13,7 +16,8 @@ def plots(
     facts: Mapping[str, Any], results: Mapping[str, Sequence[Result]], names: Sequence[str]
 ) -> dict[str, str]:
     """Return the plots by the names of their files."""
-    found = {"weights": weights(facts), "losses": losses(facts["method"], results, names)}
+    shown = {name: results[name] for name in dict.fromkeys((facts["method"], "uniform", "natural"))}
+    found = {"weights": weights(facts), "losses": losses(facts["method"], shown, names)}
     runs = [run for one in facts["search"] for run in one.get("trajectories", ())[-1:]]
     if runs:
         found["trajectory"] = trajectory(runs, names)
@@ -41,17 +45,14 @@ def losses(method: str, results: Mapping[str, Sequence[Result]], names: Sequence
 
 
 def trajectory(runs: Sequence[Sequence[Sequence[float]]], names: Sequence[str]) -> str:
-    """Draw how DoReMi's weights moved, a line for each seed."""
+    """Draw how DoReMi's weights and their entropy moved, a line for each seed."""
+    moved = [np.array(run) for run in runs]
+    values = {name: [run[:, number] for run in moved] for number, name in enumerate(names)}
+    values["entropy, nats"] = [np.array([entropy(row) for row in run]) for run in moved]
     return lines(
         [
-            (
-                name,
-                [
-                    Line("", tuple((step, row[number]) for step, row in enumerate(run, 1)))
-                    for run in runs
-                ],
-            )
-            for number, name in enumerate(names)
+            (name, [Line("", tuple(enumerate(one.tolist(), 1))) for one in own])
+            for name, own in values.items()
         ],
         "steps",
     )

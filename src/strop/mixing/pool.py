@@ -24,7 +24,7 @@ import torch
 from strop.console import progress
 from strop.data import make_directory, read_json, write_json
 from strop.errors import StropFailure
-from strop.mixing.jobs import Bench, Job, check_model
+from strop.mixing.jobs import Bench, Job, check_bench
 from strop.mixing.proxy import proxy
 from strop.mixing.runs import plain
 from strop.models.machine import thread_count
@@ -37,7 +37,7 @@ def run_all(bench: Bench, jobs: Sequence[Job], label: str) -> list[dict[str, Any
 
     Raises what a run raised, as soon as it did; runs that were finished stay.
     """
-    check_model(bench)
+    check_bench(bench)
     waiting = {bench.digest(job): job for job in jobs if not (bench.place(job) / RESULT).exists()}
     total = sum(job.steps for job in waiting.values()) * bench.config.batch * bench.config.context
     if waiting:

@@ -64,5 +64,4 @@ def proxy(bench: Bench, job: Job) -> dict[str, Any]:
     return {
         "weights": trajectory.mean.tolist(),
         "history": [[row[f"weight {name}"] for name in corpus.names] for row in trained.history],
-        "excess": [[row[f"excess {name}"] for name in corpus.names] for row in trained.history],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ def summary(facts: Mapping[str, Any]) -> str:
     parts = [table(["domain", "natural", "weight", "read"], domain_rows(facts))]
     header = ["loss", method, *others]
     parts.append(table(header, loss_rows(facts, [method, *others])))
+    parts.append(table([f"{method} less", *others], difference_rows(facts, others)))
     parts += [sentence(facts, other) for other in others]
+    parts += [of_doremi(facts)] if method == "doremi" else []
     return "\n\n".join(parts)
 
 
@@ -36,6 +39,31 @@ def loss_rows(facts: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]
         for text in contenders[0]["losses"]
     ]
     return [*rows, [facts["objective"], *(f"{one['objective']:.3f}" for one in contenders)]]
+
+
+def difference_rows(facts: Mapping[str, Any], others: Sequence[str]) -> list[list[str]]:
+    """Return a row for each text: how much higher our loss is than that of the others."""
+    contenders = [facts["contenders"][name]["differences"] for name in others]
+    return [[text, *(half_width(one[text]) for one in contenders)] for text in contenders[0]]
+
+
+def half_width(difference: Any) -> str:
+    """Spell a difference of losses with half of its interval, if it has one."""
+    if isinstance(difference, float):
+        return f"{difference:+.3f}"
+    found = Interval(**difference)
+    return f"{found.estimate:+.3f} ±{(found.high - found.low) / 2:.3f}"
+
+
+def of_doremi(facts: Mapping[str, Any]) -> str:
+    """Say how DoReMi's weights moved in its last round."""
+    searches = facts["search"]
+    entropies = ", ".join(f"{one['entropy']:.2f}" for one in searches)
+    most = math.log(len(facts["table"]))
+    return (
+        f"DoReMi: {searches[0]['steps']} steps of {searches[0]['rate']:.3g} (eta over the steps); "
+        f"entropy of the weights {entropies} of {most:.2f} nats (n = {len(searches)} seeds)"
+    )
 
 
 def predictions(facts: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,15 +55,22 @@ def plain(bench: Bench, job: Job) -> dict[str, Any]:
     if job.reference_for:
         keep_reference(bench, job, network)
         return {}
+    if job.likelihoods:
+        np.savez(place / LIKELIHOODS, **likelihoods(network, validation, names))
+        return {}
     result: dict[str, Any] = {"validation": measured(network, validation, names, config.room)}
     if job.curve:
         result["curve"] = curve(trained, names, config)
         result["test"] = measured(network, held_out(bench, "test", most), names, config.room)
     if job.online:
         result["weights"] = moving.shares.tolist()
-    if job.likelihoods:
-        np.savez(place / LIKELIHOODS, **likelihoods(network, validation, names))
     return result
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read arrays by name."""
+    with np.load(path) as kept:
+        return dict(kept)
 
 
 def measured(

@@ -17,15 +17,13 @@ from strop.data import sha256_json, write_rows, write_text
 from strop.data.documents import read_domains
 from strop.errors import StropError
 from strop.mixing.files import read_mixture
-from strop.mixing.jobs import Bench, RunConfig, check_model, held_out, opened
+from strop.mixing.jobs import Bench, RunConfig, check_bench, held_out, opened, start_identity
 from strop.mixing.weights import natural, repetitions
-from strop.models.identity import model_identity
 from strop.stats import bootstrap, paired_difference
 from strop.svg import Line, lines, standalone
 from strop.training.corpus import TARGET, TRAINED, open_corpus
 from strop.training.loop import train
 from strop.training.network import save_network
-from strop.training.proxies import SHAPES
 from strop.training.stage import Facts, run_stage
 from strop.training.windows import (
     domain_losses,
@@ -57,7 +55,7 @@ def train_on_mixture(
 
     def make(directory: Path, place: Path) -> Facts:
         bench = Bench(corpus, config, place, processes=1)
-        check_model(bench)
+        check_bench(bench)
         trainee = opened(bench, seed)
         network, names = trainee.network, [*corpus.names, TARGET]
         windows = training_windows(corpus, TRAINED, config.context)
@@ -85,7 +83,6 @@ def train_on_mixture(
         read = repetitions(weights, corpus.sizes, steps * config.batch * config.context)
         return {
             "steps": trained.steps,
-            "best_step": trained.best_step,
             "tokens": steps * config.batch * config.context,
             "domains": {
                 name: {"weight": float(w), "epochs": float(e)}
@@ -98,7 +95,7 @@ def train_on_mixture(
     inputs = {
         "corpus": corpus.directory.name,
         "weights": sha256_json(weights.tolist()),
-        "model": config.model if config.model in SHAPES else model_identity(config.model),
+        "model": start_identity(config.model),
     }
     return run_stage("train", output, settings, inputs, make, work)
 

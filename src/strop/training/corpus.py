@@ -43,6 +43,7 @@ PARTS = ("first", "second", "validation", "test")
 TRAINED = PARTS[:2]
 SHARES = {"validation": 0.05, "test": 0.05}  #: of the tokens of a domain, at most
 TARGET = "target"
+TAKEN = (TARGET, "loss", "n", "step", "kind", "rate", "norm")  #: as names, by what a run notes
 END = "<|endoftext|>"  #: after each document, with a tokenizer of our own
 SAMPLE = 2_000_000  #: characters of each domain that a tokenizer is trained on
 LEAST = 257  #: tokens of a new tokenizer: all bytes, and the end of a document
@@ -123,8 +124,9 @@ def digest_of(texts: Mapping[str, Sequence[str]], tokenizer: str) -> str:
 def read_all(domains: Domains) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
     """Return the texts of the target, if any, and of each domain; and what was left out."""
     sources = {TARGET: domains.target} if domains.target else {}
-    if TARGET in domains.sources:
-        raise StropError(f"a domain cannot be called {TARGET}")
+    for name in TAKEN:
+        if name in domains.sources:
+            raise StropError(f"a domain cannot be called {name}")
     texts, rejected = {}, []
     for name, source in {**sources, **domains.sources}.items():
         found = read_documents(source)
@@ -163,7 +165,8 @@ def build(
     write_json(directory / "corpus.json", facts)
     for name, one in facts["domains"].items():
         counts = ", ".join(f"{one['tokens'][part]:,} {part}" for part in PARTS)
-        say(f"{name}: {one['documents']} documents ({one['repeated']} repeated), tokens: {counts}")
+        left = f"{one['repeated']} repeated and {one['rejected']} without text left out"
+        say(f"{name}: {one['documents']} documents ({left}), tokens: {counts}")
 
 
 def without_repeats(

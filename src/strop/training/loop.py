@@ -68,6 +68,7 @@ class Objective:
     #: two sums over items that the loss of each of a batch depends on; added up over all lots
     prepare: Callable[[Any, Sequence[Any]], torch.Tensor] | None = None
     state: State | None = None
+    keep_best: bool = True  #: whether the weights of the best evaluation remain, or the last ones
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Trained:
     """What came of a run; the network has the best weights where there was an evaluation."""
 
     steps: int  #: that were taken
-    best_step: int  #: whose weights the network has
+    best_step: int  #: of the best evaluation
     evaluations: list[dict[str, Any]]  #: step, and the mean of each figure over the held-out items
     history: list[dict[str, Any]]  #: step, and the means over its batch
 
@@ -112,7 +113,8 @@ def train(
 
     `order` says which items come in which step; without it, all of them come in random order, as
     many epochs as `config` says. Evaluates on `held_out` items, first before any step; with
-    `config.patience` it stops early, and the weights of the best evaluation are what remains.
+    `config.patience` it stops early, and the weights of the best evaluation are what remains, or
+    the last ones, if the objective says so.
     Raises StropFailure for a loss that is not finite, after writing the items to `work`, and
     StropError where there is nothing to learn from.
     """
@@ -268,7 +270,7 @@ class Run:
         return float(torch.nn.utils.clip_grad_norm_(self.weights.values(), limit))
 
     def evaluate(self, held_out: Sequence[Item], state: Progress) -> None:
-        """Measure the loss on held-out items; keep the weights if it is the lowest so far."""
+        """Measure the loss on held-out items; note whether it is the lowest so far."""
         with torch.no_grad():
             shared = self.prepared(self.share(held_out))
             total, rows = 0.0, []
@@ -283,7 +285,8 @@ class Run:
         total, rows = self.gathered(total / weight, rows)
         if total < state.best:
             state.best, state.best_step, state.stale = total, state.step, 0
-            self.best = {name: one.detach().clone() for name, one in self.weights.items()}
+            if self.objective.keep_best:
+                self.best = {name: one.detach().clone() for name, one in self.weights.items()}
         else:
             state.stale += 1
         figures = {**means(rows), "loss": total}
@@ -373,7 +376,7 @@ class Run:
             )
 
     def finish(self, state: Progress) -> None:
-        """Give the network the weights of the best evaluation, and close the trackers.
+        """Give the network the weights that were kept as the best, and close the trackers.
 
         Raises StropFailure for weights that are not finite, which no evaluation has seen.
         """

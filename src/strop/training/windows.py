@@ -41,15 +41,16 @@ class Window:
 class Windows(Sequence[Window]):
     """The windows of some parts of all domains, one domain after another."""
 
-    def __init__(self, parts: Sequence[Tokens], context: int) -> None:
+    def __init__(self, parts: Sequence[Tokens], context: int, names: Sequence[str] = ()) -> None:
         """Take the tokens of each domain. Raises StropError for one shorter than a window."""
         self.parts, self.context = parts, context
         self.sizes = np.array([(len(one) - 1) // context for one in parts])
         if (short := np.flatnonzero(self.sizes < 1)).size:
             number = int(short[0])
+            name = names[number] if names else str(number + 1)
             raise StropError(
-                f"domain {number + 1} has a part of {len(parts[number])} tokens, less than a "
-                f"window of {context + 1}: give more text, or a shorter context"
+                f"domain {name}: has a part of {len(parts[number])} tokens, less than a window of "
+                f"{context + 1}: give more text, or a shorter context"
             )
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
 
@@ -78,6 +79,7 @@ def training_windows(corpus: Corpus, parts: Sequence[str], context: int) -> Wind
             for name in corpus.names
         ],
         context,
+        corpus.names,
     )
 
 
@@ -87,7 +89,7 @@ def held_out_windows(corpus: Corpus, part: str, context: int, most: int) -> list
     Of each as many as have `most` tokens together, at most, evenly spread.
     """
     names = [*corpus.names, "target"] if corpus.has_target else corpus.names
-    windows = Windows([corpus.tokens(name, part) for name in names], context)
+    windows = Windows([corpus.tokens(name, part) for name in names], context, names)
     found = []
     for start, size in zip(windows.starts, windows.sizes, strict=False):
         count = min(int(size), max(1, most // context))
@@ -162,7 +164,8 @@ def window_losses(network: Any, windows: Sequence[Window]) -> torch.Tensor:
 def language_modelling(names: Sequence[str]) -> Objective:
     """Return the objective of ordinary training: the mean loss of a token, whatever its domain.
 
-    Each window has a figure of its own, called by its domain.
+    Each window has a figure of its own, called by its domain. The last weights are what remains:
+    those that were best on the mean of some domains would not be of all the tokens.
     """
 
     def compute(
@@ -173,7 +176,7 @@ def language_modelling(names: Sequence[str]) -> Objective:
         rows = [{names[one.domain]: v} for one, v in zip(windows, values, strict=True)]
         return losses.sum(), rows
 
-    return Objective(loss=compute)
+    return Objective(loss=compute, keep_best=False)
 
 
 def domain_losses(

@@ -54,13 +54,13 @@ class MixOptions(RunOptions):
 
     objective: str = "mean"  #: mean, worst, target or weighted
     weights: dict[str, float] = field(default_factory=dict)  #: of domains' losses, for weighted
-    method: str = "auto"  #: doremi, swarm, experts, random, or auto
+    method: str = "auto"  #: doremi, swarm, experts, random, online (for worst) or auto
     search_tokens: int | None = None  #: that each search may read; as many as `tokens`
     seeds: int = 3  #: searches, and runs of each mixture to compare
     swarm_runs: int = 0  #: of a swarm; 0: two more than domains, at least 8
     rounds: int = 1  #: of DoReMi
-    eta: float = 50.0  #: of DoReMi: its weights move by eta / steps times the excess
-    pull: float = 0.05  #: towards the natural mixture
+    eta: float = 50.0  #: of DoReMi and online: their weights move by eta / steps
+    pull: float = 0.05  #: of swarm and experts, towards the natural mixture
     repetitions: float = 4.0  #: how often any domain may be read, at most
 
     def __post_init__(self) -> None:
@@ -153,7 +153,7 @@ def section_mix(stages: Sequence[Finished]) -> Section:
         tiles.append(Tile(f"{m['table'][most]['weight']:.0%}", f"{stage.name}: of {most}"))
         sentences.append(
             f"{stage.name}: {method} read {m['searched_tokens']:,.0f} tokens in each of "
-            f"{len(m['by_seed'])} searches for a mixture with a low {m['objective']} loss."
+            f"{len(m['by_seed'])} searches."
         )
     return Section(
         "Mixture of domains",
@@ -161,7 +161,8 @@ def section_mix(stages: Sequence[Finished]) -> Section:
         notes=(
             "All final runs read equally many tokens, without those of the search. Losses are of "
             "text that neither training nor the search has seen; intervals are over seeds, each "
-            "with a search of its own, and hold for losses that are normally distributed.",
+            "with a search and a mixture of its own, and hold for losses that are normally "
+            "distributed. The mixture that is written is the mean of those of the seeds.",
         ),
         tiles=tuple(tiles),
         headline=tuple(rows),
