@@ -65,8 +65,8 @@ def mix(
     method: Annotated[
         str,
         typer.Option(
-            help="doremi, swarm, experts, random, online (for the worst), or auto: experts for a "
-            "target, else swarm."
+            help="doremi, swarm, experts, random, online, or auto: doremi for the mean, online for "
+            "the worst, experts for the others."
         ),
     ] = "auto",
     weight: LossWeights = None,

@@ -277,6 +277,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+#: By objective, what was best on our benchmark, or alone is made for it
+AUTO = {"mean": "doremi", "worst": "online", "target": "experts", "weighted": "experts"}
+
+
 def check_method(name: str, objective: Objective) -> None:
     """Raise StropError for a method that is not known, or not for this objective."""
     if name != "auto" and name not in METHODS:
@@ -289,6 +293,4 @@ def method_of(name: str, bench: Bench, objective: Objective) -> str:
     """Return the method of a name. Raises StropError for a target that there is not."""
     if objective.kind == "target" and not bench.corpus.has_target:
         raise StropError("the objective is a target: name one in the file of domains")
-    if name == "auto":
-        return "experts" if objective.kind == "target" else "swarm"
-    return name
+    return AUTO[objective.kind] if name == "auto" else name
