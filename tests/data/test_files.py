@@ -175,6 +175,7 @@ def test_there_is_no_moment_without_the_directory(
     replace_directory(tmp_path / "target", "old")
     monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("stepped aside"))
     replace_directory(tmp_path / "target", "new")
+    assert names(tmp_path) == ["one", "other", "target"]
 
 
 def test_sigkill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:

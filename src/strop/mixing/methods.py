@@ -79,15 +79,17 @@ def fixed(weights: Callable[[Sequence[int]], Weights]) -> Method:
     return find
 
 
+def most(bench: Bench, config: SearchConfig) -> Weights:
+    """Return the largest weights that the repetitions allow in the final run."""
+    return limits(bench.corpus.sizes, config.final, config.repetitions)
+
+
 def best_of_random(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
     """Try random mixtures in short runs, and take the best."""
     count = len(bench.corpus.names)
     each = share(bench, config, DRAWS)
-    most = limits(bench.corpus.sizes, config.final, config.repetitions)
-    drawn = {
-        seed: allowed(np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS), most)
-        for seed in seeds
-    }
+    draws = {seed: np.random.default_rng(seed).dirichlet(np.ones(count), DRAWS) for seed in seeds}
+    drawn = {seed: allowed(own, most(bench, config)) for seed, own in draws.items()}
     losses = tried(bench, config, drawn, each, "random mixtures")
     best = {seed: int(np.argmin(config.objective.value(own))) for seed, own in losses.items()}
     return [Found(drawn[seed][best[seed]], DRAWS * each.cost) for seed in seeds]
@@ -107,9 +109,14 @@ def swarm(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Foun
     found = []
     for seed, losses in tried(bench, config, mixtures, each, "swarm").items():
         own = Swarm(names, texts, mixtures[seed], losses)
-        most = limits(sizes, config.final, config.repetitions)
         weights, fitted = fitted_mixture(
-            own, config.objective, natural(sizes), config.pull, most, seed, nearness
+            own,
+            config.objective,
+            natural(sizes),
+            config.pull,
+            most(bench, config),
+            seed,
+            nearness,
         )
         details = {
             "mixtures": own.mixtures.tolist(),
@@ -144,7 +151,7 @@ def experts(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fo
             config.objective,
             natural(sizes),
             config.pull,
-            limits(sizes, config.final, config.repetitions),
+            most(bench, config),
         )
         details = {"mixture_losses": mixture_losses(logps, weights).tolist()}
         found.append(Found(weights, count * each.cost, details))
@@ -186,10 +193,9 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
         weights = [np.array(one["weights"]) for one in results]
         for own, one in zip(rounds, results, strict=True):
             own.append(one)
-    most = limits(bench.corpus.sizes, config.final, config.repetitions)
     return [
         Found(
-            capped(own, most),
+            capped(own, most(bench, config)),
             spent,
             {
                 "steps": proxy_steps,
@@ -212,8 +218,8 @@ def online(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
     jobs = [Job(even, steps, seed, online=True, rate=config.eta / steps) for seed in seeds]
     results = run_all(bench, jobs, "online run")
     spent = steps * bench.config.batch * bench.config.context
-    most = limits(bench.corpus.sizes, config.final, config.repetitions)
-    return [Found(capped(np.array(one["weights"]), most), spent) for one in results]
+    limit = most(bench, config)
+    return [Found(capped(np.array(one["weights"]), limit), spent) for one in results]
 
 
 @dataclass(frozen=True)

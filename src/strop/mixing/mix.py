@@ -36,10 +36,11 @@ from strop.mixing.methods import (
     SearchConfig,
     check_method,
     method_of,
+    most,
     share,
 )
 from strop.mixing.plots import plots
-from strop.mixing.weights import Weights, limits, natural, repetitions
+from strop.mixing.weights import Weights, natural, repetitions
 from strop.stats import Interval
 from strop.training.corpus import TARGET, Corpus, open_corpus
 from strop.training.stage import Facts, run_stage
@@ -94,7 +95,7 @@ def mixed_by(
     check_bench(bench)
     share(bench, search, DRAWS)
     search.objective.texts(corpus.names)
-    limits(corpus.sizes, search.final, search.repetitions)
+    most(bench, search)
     contenders = dict.fromkeys([name, *BASELINES])
     searches = {one: METHODS[one](bench, search, seeds) for one in contenders}
     found = searches[name]
