@@ -103,7 +103,8 @@ def mix(
     """Find in which proportions to mix domains of training text, and measure whether it helped.
 
     A search finds a mixture; then runs of --tokens with it, and with uniform, natural, temperature
-    and the best of random weights, are compared on text that nothing was chosen on. Killed or stopped, the same command goes on.
+    and the best of random weights, are compared on text that nothing was chosen on. Killed or
+    stopped, the same command goes on.
 
     [bold]Examples[/bold]
 
