@@ -114,6 +114,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "text"
 
 
+def test_a_directory_may_hold_links_that_lead_nowhere(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "target") as partial:
+        partial.mkdir()
+        (partial / "link").symlink_to("nowhere")
+    assert (tmp_path / "target" / "link").readlink() == Path("nowhere")
+
+
 def test_odd_names(tmp_path: Path) -> None:
     for name in ("[x]*?", "a\nb", "ü\udcff", "..x"):
         for text in ("one", "two"):

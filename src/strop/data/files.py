@@ -164,8 +164,10 @@ def remove(path: Path) -> None:
 
 def flush(path: Path) -> None:
     """Flush a file, or each file of a directory tree, to disk."""
-    for entry in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        synchronize(entry)
+    inner = path.rglob("*") if path.is_dir() else ()
+    for entry in [*inner, path]:
+        if entry == path or not entry.is_symlink():  # links are kept by their directory
+            synchronize(entry)
 
 
 def synchronize(entry: Path) -> None:
