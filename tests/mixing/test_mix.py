@@ -26,7 +26,7 @@ from strop.mixing.pool import run_all
 from strop.mixing.proxy import REFERENCE, keep_reference, proxy_batch, proxy_order
 from strop.mixing.report import summary
 from strop.mixing.runs import read_arrays
-from strop.mixing.train import train_on_mixture
+from strop.mixing.train import change, train_on_mixture
 from strop.models import load
 from strop.recipes import STAGES, load_recipe, run_recipe
 from strop.training.corpus import open_corpus
@@ -95,7 +95,7 @@ def test_from_domains_to_a_mixture_and_a_model(tmp_path: Path, method: str) -> N
         path, tmp_path / "model", tmp_path / "out" / "mixture.json", 1500, TINY
     )
     most = max(mixture["domains"], key=mixture["domains"].__getitem__)
-    assert trained["losses"][most]["difference"]["high"] < 0
+    assert trained["losses"][most]["after"] < trained["losses"][most]["before"] - 1
     assert load(str(tmp_path / "model")).tokenizer.size == 257
 
 
@@ -343,7 +343,18 @@ def test_a_model_with_other_tokens_is_refused(tmp_path: Path, tiny_model: Path) 
     extra = (tmp_path / "domains.yaml").read_text().replace("byte", str(tiny_model))
     (tmp_path / "domains.yaml").write_text(extra)
     facts = train_on_mixture(tmp_path / "domains.yaml", tmp_path / "out", None, 1500, config)
-    assert facts["losses"]["digits"]["difference"]["high"] < 0
+    assert facts["losses"]["digits"]["after"] < facts["losses"]["digits"]["before"]
+
+
+def test_windows_of_one_document_are_one_sample() -> None:
+    before, after = np.full(40, 3.0), np.repeat([1.0, 2.0, 1.0, 2.0], 10)
+    found = change(np.repeat([0, 3, 4, 7], 10), before, after)
+    assert found["documents"] == found["change"]["n"] == 4
+    apart = change(np.arange(40), before, after)
+    assert found["change"]["estimate"] == apart["change"]["estimate"] == -1.5
+    widths = [one["change"]["high"] - one["change"]["low"] for one in (found, apart)]
+    assert widths[0] > 2 * widths[1]
+    assert change(np.zeros(40, np.int64), before, after)["change"] is None
 
 
 def test_when_a_loss_was_reached() -> None:

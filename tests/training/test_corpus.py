@@ -64,6 +64,10 @@ def test_every_document_is_in_one_part(tmp_path: Path) -> None:
     assert abs(sizes[0] - sizes[1]) < 0.1 * sizes[0]
     assert corpus.sizes[0] == sum(sizes)
     assert corpus.vocabulary == 300
+    numbers, lengths = np.unique(corpus.documents("a", "test"), return_counts=True)
+    tokenizer = Tokenizer.from_directory(corpus.tokenizer)
+    assert numbers.tolist() == list(range(len(parts["test"])))
+    assert lengths.tolist() == [len(tokenizer.encode(one)) + 1 for one in parts["test"]]
     assert open_corpus(Domains({"a": source, "b": other}, tokenizer="300")) == corpus
 
 

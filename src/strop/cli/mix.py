@@ -206,10 +206,11 @@ def train(
     config = RunConfig(model, context, batch, learning_rate)
     facts = train_on_mixture(domains, output, mixture, tokens, config, seed)
     for name, one in facts["losses"].items():
-        before, after = one["before"], one["after"]
+        known = one["change"]
+        interval = f" [{known['low']:+.3f}, {known['high']:+.3f}]" if known else ""
         print(
-            f"{name}: loss {before['estimate']:.3f} to {after['estimate']:.3f} "
-            f"[{after['low']:.3f}, {after['high']:.3f}] nats per token (n = {after['n']} windows)"
+            f"{name}: loss {one['before']:.3f} to {one['after']:.3f} nats per token, a change of "
+            f"{one['after'] - one['before']:+.3f}{interval} (n = {one['documents']} documents)"
         )
     say(f"written to {output}; look at {output / 'curves.svg'}")
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from strop.data import sha256_json, write_rows, write_text
@@ -19,13 +20,14 @@ from strop.errors import StropError
 from strop.mixing.files import read_mixture
 from strop.mixing.jobs import Bench, RunConfig, check_bench, held_out, opened, start_identity
 from strop.mixing.weights import natural, repetitions
-from strop.stats import bootstrap, paired_difference
+from strop.stats import paired_difference, ratio
 from strop.svg import Line, lines, standalone
-from strop.training.corpus import TARGET, TRAINED, open_corpus
+from strop.training.corpus import TARGET, TRAINED, Corpus, open_corpus
 from strop.training.loop import train
 from strop.training.network import save_network
 from strop.training.stage import Facts, run_stage
 from strop.training.windows import (
+    Window,
     domain_losses,
     fixed_order,
     language_modelling,
@@ -88,7 +90,11 @@ def train_on_mixture(
                 name: {"weight": float(w), "epochs": float(e)}
                 for name, w, e in zip(corpus.names, weights, read, strict=True)
             },
-            "losses": losses(names, before, after),
+            "losses": {
+                names[number]: change(beginnings(corpus, names[number], own), first, last)
+                for number, (first, last) in enumerate(zip(before, after, strict=True))
+                if (own := [one for one in tests if one.domain == number])
+            },
         }
 
     settings = {"tokens": tokens, "config": asdict(config), "seed": seed}
@@ -100,18 +106,30 @@ def train_on_mixture(
     return run_stage("train", output, settings, inputs, make, work)
 
 
-def losses(
-    names: Sequence[str], before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]]
+def beginnings(corpus: Corpus, name: str, windows: Sequence[Window]) -> NDArray[np.int64]:
+    """Return the number of the document of the test part that each window begins in."""
+    documents = corpus.documents(name, "test")
+    return np.array([documents[one.place * (len(one.tokens) - 1)] for one in windows])
+
+
+def change(
+    documents: NDArray[np.int64], before: NDArray[np.float64], after: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Return the loss of each text, before and after, with intervals over windows."""
+    """Return the loss of a text before and after, and the change with an interval.
+
+    What varies is a document: windows of one are alike. Of a single document there is no interval.
+    """
+    numbers = np.unique(documents, return_inverse=True)[1]
+    first, last = (
+        np.stack([np.bincount(numbers, losses), np.bincount(numbers)], axis=1)
+        for losses in (before, after)
+    )
+    known = paired_difference(last, first, ratio).to_json() if len(first) > 1 else None
     return {
-        name: {
-            "before": bootstrap(first).to_json(),
-            "after": bootstrap(last).to_json(),
-            "difference": paired_difference(last, first).to_json(),
-        }
-        for name, first, last in zip(names, before, after, strict=True)
-        if len(first) > 1
+        "before": float(before.mean()),
+        "after": float(after.mean()),
+        "change": known,
+        "documents": len(first),
     }
 
 

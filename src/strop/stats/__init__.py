@@ -2,7 +2,7 @@
 
 from strop.stats.interval import Interval, Verdict, verdict
 from strop.stats.proportion import wilson
-from strop.stats.resampling import bootstrap, mean, paired_difference
+from strop.stats.resampling import bootstrap, mean, paired_difference, ratio
 from strop.stats.student import student
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "bootstrap",
     "mean",
     "paired_difference",
+    "ratio",
     "student",
     "verdict",
     "wilson",

@@ -36,6 +36,15 @@ def mean(rows: Rows) -> NDArray[np.float64]:
     return result
 
 
+def ratio(rows: Rows) -> NDArray[np.float64]:
+    """Return the sum over the sum of each resample, as of losses over tokens.
+
+    Rows of shape (resamples, n, 2).
+    """
+    result: NDArray[np.float64] = rows[..., 0].sum(axis=1) / rows[..., 1].sum(axis=1)
+    return result
+
+
 def bootstrap(
     samples: ArrayLike,
     statistic: Statistic = mean,

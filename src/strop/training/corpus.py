@@ -91,6 +91,13 @@ class Corpus:
         found: Tokens = np.load(self.directory / f"{stem}-{part}.npy", mmap_mode="r")
         return found
 
+    def documents(self, name: str, part: str) -> NDArray[np.int64]:
+        """Return the number of the document that each token of a part belongs to."""
+        end = end_of_document(Tokenizer.from_directory(self.tokenizer))
+        ends = self.tokens(name, part) == end
+        found: NDArray[np.int64] = np.cumsum(ends) - ends
+        return found
+
 
 def open_corpus(domains: Domains) -> Corpus:
     """Find the corpus of some domains in the cache, or make it.

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from strop.stats import bootstrap, paired_difference, verdict
-from strop.stats.resampling import Rows
+from strop.stats import bootstrap, paired_difference, ratio, verdict
 from strop.training.loop import Objective
 from strop.training.stage import Facts
 
@@ -36,12 +35,6 @@ def measure(network: Any, items: Sequence[tuple[str, Any]], objective: Objective
                 known = sums.setdefault(name, {}).setdefault(key, np.zeros(2))
                 known += (value, weight)
     return {name: np.stack([found[key] for key in sorted(found)]) for name, found in sums.items()}
-
-
-def ratio(rows: Rows) -> NDArray[np.float64]:
-    """Return the weighted mean over prompts, for rows of shape (resamples, prompts, 2)."""
-    result: NDArray[np.float64] = rows[..., 0].sum(axis=1) / rows[..., 1].sum(axis=1)
-    return result
 
 
 def effect(before: Figures, after: Figures) -> Facts:

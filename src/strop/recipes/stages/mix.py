@@ -219,17 +219,16 @@ def section_train(stages: Sequence[Finished]) -> Section:
     rows = []
     for stage in stages:
         for name, one in stage.metrics["losses"].items():
-            before, after, change = (
-                Interval(**one[key]) for key in ("before", "after", "difference")
-            )
+            change = one["after"] - one["before"]
+            known = Interval(**one["change"]) if one["change"] else change
             rows.append(
                 Headline(
                     f"Loss of {name}, nats per token ({stage.name})",
-                    f"{before.estimate:.3f}",
-                    f"{after.estimate:.3f}",
-                    f"{change:+.3f}",
+                    f"{one['before']:.3f}",
+                    f"{one['after']:.3f}",
+                    f"{known:+.3f}",
                     "",
-                    str(change.n),
+                    str(one["documents"]),
                 )
             )
     return Section(
