@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from strop.tuning.diagnosis import diagnose, repeated_ngrams, text_failures
-from strop.tuning.judge import length_controlled
 from strop.tuning.overlap import longest_common, rouge_l
 
 
@@ -33,35 +32,6 @@ def test_rouge_l_of_the_paper() -> None:
     assert rouge_l("Police killed, the GUNMAN!", [reference]) == 1
     assert rouge_l("", [reference]) == 0
     assert rouge_l("a b", ["c", "a b"]) == 1
-
-
-def answers(effect: float, by_length: float, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Wins that depend on quality and on length, where ours are longer."""
-    random = np.random.default_rng(1)
-    longer = random.normal(10, 20, n)
-    p = 1 / (1 + np.exp(-(effect + by_length * np.tanh(longer / longer.std()))))
-    return (random.random(n) < p).astype(float), longer
-
-
-def test_length_control_takes_out_what_length_explains() -> None:
-    wins, longer = answers(effect=0.0, by_length=3.0)
-    assert wins.mean() > 0.6
-    assert not length_controlled(wins, longer).excludes(0.5)
-    wins, longer = answers(effect=1.0, by_length=3.0)
-    assert length_controlled(wins, longer).low > 0.5
-
-
-def test_length_control_without_lengths_is_the_win_rate() -> None:
-    wins = np.array([1.0, 0.0, 1.0, 1.0, 0.5] * 10)
-    assert length_controlled(wins, np.zeros(50)).estimate == pytest.approx(0.7)
-    wins, longer = answers(effect=0.8, by_length=0.0)
-    assert length_controlled(wins, longer).estimate == pytest.approx(wins.mean(), abs=0.05)
-
-
-def test_length_control_survives_answers_that_lengths_separate() -> None:
-    longer = np.linspace(-1, 1, 40)
-    found = length_controlled((longer > 0).astype(float), longer)
-    assert 0.2 < found.estimate < 0.8
 
 
 def test_repeated_ngrams() -> None:

@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 from strop.console import say
 from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.errors import StropError
-from strop.stats import Interval, bootstrap, mean, paired_difference, verdict, wilson
-from strop.stats.resampling import Rows
+from strop.stats import (
+    Interval,
+    bootstrap,
+    length_controlled,
+    mean,
+    net_win_rate,
+    paired_difference,
+    verdict,
+)
 from strop.training.stage import ROWS, Facts, rows_path, run_stage
 from strop.tuning.answers import check_samples, prompt_of
 from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.ranker import Ranker
-
-STEPS = 30  #: of Newton's method
 
 
 def judge(
@@ -152,7 +157,8 @@ def win_facts(rows: Sequence[Mapping[str, Any]]) -> Facts:
     preferred = np.array([row["preferred"] for row in rows])
     wins = (preferred > 0.5) + 0.5 * (preferred == 0.5)
     longer = np.array([row["tokens"][0] - row["tokens"][1] for row in rows], dtype=np.float64)
-    rate = wilson(float(wins.sum()), len(wins))
+    counts = [int((wins == outcome).sum()) for outcome in (1.0, 0.5, 0.0)]
+    rate = net_win_rate(*counts)
     controlled = length_controlled(wins, longer)
     return {
         "win_rate": rate.to_json() | {"verdict": against_half(rate)},
@@ -164,38 +170,6 @@ def against_half(rate: Interval) -> str:
     """Say whether a rate of wins differs from one half."""
     moved = Interval(rate.estimate - 0.5, rate.low - 0.5, rate.high - 0.5, rate.n, rate.level)
     return verdict(moved, lower_is_better=False)
-
-
-def length_controlled(wins: NDArray[np.float64], longer: NDArray[np.float64]) -> Interval:
-    """Return the win rate at equal lengths.
-
-    σ(a) of the logistic regression P(win) = σ(a + b tanh(Δlength / its standard deviation)), with
-    a weak prior on both. (Dubois et al. 2024, arXiv 2404.04475, section 3.1, for two models.)
-    """
-    spread = float(longer.std())
-    if not spread:
-        return wilson(float(wins.sum()), len(wins))
-    columns = np.stack([wins, np.tanh(longer / spread)], axis=1)
-
-    def at_equal_length(rows: Rows) -> NDArray[np.float64]:
-        y, x = rows[..., 0], rows[..., 1]
-        a, b = np.zeros(len(rows)), np.zeros(len(rows))
-        for _ in range(STEPS):
-            p = 1 / (1 + np.exp(-(a[:, None] + b[:, None] * x)))
-            w = p * (1 - p)
-            # The prior is worth a hundredth of an answer: it only keeps them finite.
-            ga, gb = (y - p).sum(1) - 0.01 * a, ((y - p) * x).sum(1) - 0.01 * b
-            haa, hab = w.sum(1) + 0.01, (w * x).sum(1)
-            hbb = (w * x * x).sum(1) + 0.01
-            determinant = haa * hbb - hab**2
-            step_a = (hbb * ga - hab * gb) / determinant
-            step_b = (haa * gb - hab * ga) / determinant
-            size = np.maximum(1.0, np.maximum(abs(step_a), abs(step_b)))  # at most 1 at a time
-            a, b = a + step_a / size, b + step_b / size
-        result: NDArray[np.float64] = 1 / (1 + np.exp(-a))
-        return result
-
-    return bootstrap(columns, at_equal_length, resamples=2000)
 
 
 def difference_facts(values: NDArray[np.float64], lower_is_better: bool | None = None) -> Facts:
