@@ -62,8 +62,8 @@ def permutation_test(
     n = len(differences)
     seen = abs(differences.sum()) * (1 - 1e-12)  # sums in another order are equal to rounding
     if 2**n <= resamples:
-        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-        return float((abs(signs @ differences) >= seen).mean())
+        every = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+        return float((abs(every @ differences) >= seen).mean())
     rng = np.random.default_rng(seed)
     batch = max(1, CHUNK // n)
     as_large = 0
