@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -46,6 +47,23 @@ void Cache::truncate(int64_t length) {
     throw std::invalid_argument("cannot roll back " + std::to_string(length_.load()) + " tokens to " +
                                 std::to_string(length));
   length_ = length;
+}
+
+std::shared_ptr<Cache> Cache::fork() {
+  auto other = std::make_shared<Cache>(engine_, format_);
+  const std::lock_guard<std::mutex> held(lock_);
+  const int64_t used = round_up(length_, kKeys);  // whole tiles of keys
+  for (int64_t layer = 0; layer < engine_->layers(); layer++) {
+    for (int64_t index = 0; index < engine_->architecture().kv_heads; index++) {
+      const Head from = head(layer, index), to = other->head(layer, index);
+      std::memcpy(to.keys, from.keys, size_t(key_bytes_ / capacity_ * used));
+      std::memcpy(to.values, from.values, size_t(value_bytes_ / capacity_ * used));
+      std::memcpy(to.key_scales, from.key_scales, size_t(scale_bytes_ / capacity_ * used));
+      std::memcpy(to.value_scales, from.value_scales, size_t(scale_bytes_ / capacity_ * used));
+    }
+  }
+  other->length_ = length_.load();
+  return other;
 }
 
 Head Cache::head(int64_t layer, int64_t index) const {

@@ -20,6 +20,7 @@ class Cache {
   int64_t length() const { return length_; }
   int64_t nbytes() const;         // of the positions in use
   void truncate(int64_t length);  // waits for the end of a pass
+  std::shared_ptr<Cache> fork();  // another with the same tokens; waits too
   CacheFormat format() const { return format_; }
   Head head(int64_t layer, int64_t head) const;
   // Whether an engine can work on it: its own, or one of the same shape, as with weights of less precision.

@@ -189,7 +189,8 @@ void bind_engine(nb::module_& m) {
       }))
       .def_prop_ro("length", &Cache::length)
       .def_prop_ro("nbytes", &Cache::nbytes)
-      .def("truncate", &Cache::truncate, nb::call_guard<nb::gil_scoped_release>());
+      .def("truncate", &Cache::truncate, nb::call_guard<nb::gil_scoped_release>())
+      .def("fork", &Cache::fork, nb::call_guard<nb::gil_scoped_release>());
 }
 
 }  // namespace strop

@@ -223,5 +223,8 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes of memory in use."""
 
+    def fork(self) -> Cache:
+        """Return another with the same tokens."""
+
     def truncate(self, length: int, /) -> None:
         """Keep the first `length` tokens."""

@@ -110,6 +110,11 @@ class FakeSession:
         assert 0 <= length <= self.length
         del self.tokens[length:]
 
+    def fork(self) -> "FakeSession":
+        other = type(self)(self.model)
+        other.tokens = list(self.tokens)
+        return other
+
 
 @pytest.fixture(scope="session")
 def fake() -> type[FakeModel]:

@@ -34,6 +34,18 @@ def test_the_same_texts(fake, width, guessing):
         assert cost.generated_tokens == 1 + cost.passes + sum(cost.accepted.values())
 
 
+def test_what_all_prompts_begin_with_is_read_once(fake):
+    model = fake()
+    beginning = list(range(1, 31))
+    prompts = [[*beginning, 40 + number, 50] for number in range(6)]
+    samplings = [Sampling(max_tokens=3, seed=number) for number in range(6)]
+    found = dict(complete_many(model, prompts, samplings, width=4))
+    for number, prompt in enumerate(prompts):
+        assert found[number].tokens == complete(fake(), prompt, samplings[number]).tokens
+    assert model.passes.count(30) == 1
+    assert max(one for one in model.passes if one != 30) < 8
+
+
 def test_a_prompt_that_fills_the_context(fake):
     model = fake()
     full = [5] * model.context_length

@@ -205,6 +205,22 @@ def test_a_rollback_leaves_nothing(kv: str, packed: Packed) -> None:
             session.truncate(length)
 
 
+@pytest.mark.parametrize("kv", KV_FORMATS)
+def test_a_fork_goes_its_own_way(kv: str, packed: Packed) -> None:
+    for family in FAMILIES:
+        model = native(packed(family), kv=kv)
+        whole = logits_of(model)
+        for kept in (0, 1, 17, 39):
+            session = model.session()
+            session.forward(TOKENS[:kept])
+            other = session.fork()
+            session.forward(TOKENS[::-1][: 40 - kept])
+            assert other.length == kept
+            assert np.array_equal(other.forward(TOKENS[kept:]), whole[kept:]), (family, kept)
+            session.truncate(kept)
+            assert np.array_equal(session.forward(TOKENS[kept:]), whole[kept:]), (family, kept)
+
+
 @pytest.mark.parametrize("format", RUN)
 def test_weights_in_the_file_give_the_bits_of_those_in_memory(format: str, packed: Packed) -> None:
     directory = packed("llama", format)

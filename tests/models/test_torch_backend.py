@@ -58,6 +58,18 @@ def test_after_a_rollback_it_is_as_if_nothing_had_been(model: Model, kept: int) 
     assert kept == 0 or np.abs(other - again).max() > 1e-2
 
 
+def test_a_fork_goes_its_own_way(model: Model) -> None:
+    session = model.session()
+    session.forward(TOKENS[:5])
+    other = session.fork()
+    session.forward([9, 8, 7])
+    assert other.length == 5
+    fresh = model.session().forward(TOKENS)
+    np.testing.assert_allclose(other.forward(TOKENS[5:]), fresh[5:], atol=1e-4, rtol=0)
+    session.truncate(5)
+    np.testing.assert_allclose(session.forward(TOKENS[5:]), fresh[5:], atol=1e-4, rtol=0)
+
+
 def test_sessions_do_not_share_a_cache(model: Model) -> None:
     first, second = model.session(), model.session()
     first.forward(TOKENS)

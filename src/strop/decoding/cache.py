@@ -27,6 +27,12 @@ class CachedSession:
         self.session.truncate(length)
         del self.tokens[length:]
 
+    def fork(self) -> CachedSession:
+        """Return another with the same tokens."""
+        other = CachedSession(self.session.fork())
+        other.tokens = list(self.tokens)
+        return other
+
     def prefill(self, prompt: Sequence[int]) -> tuple[Logits, int]:
         """Make `prompt` (at least one token) the content of the cache.
 

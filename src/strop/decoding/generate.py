@@ -18,7 +18,12 @@ from time import perf_counter
 
 import numpy as np
 
-from strop.decoding.cache import CachedSession, forward_together
+from strop.decoding.cache import (
+    PREFILL_CHUNK,
+    CachedSession,
+    common_prefix,
+    forward_together,
+)
 from strop.decoding.drafters import Guess
 from strop.decoding.output import (
     Completion,
@@ -220,7 +225,10 @@ def together(
     """Run the loop for several texts; where one ends the next begins."""
     waiting = deque(enumerate(jobs))
     places = min(width, len(jobs))
-    free = [(CachedSession(model.session()), planner() if planner else None) for _ in range(places)]
+    free = [
+        (cache, planner() if planner else None)
+        for cache in opened(model, [prompt for prompt, _ in jobs], places)
+    ]
     active: dict[int, tuple[Continuation, list[Delta]]] = {}
     while waiting or active:
         while waiting and free:
@@ -249,6 +257,17 @@ def together(
                 yield number, collect(shown)
                 del active[number]
                 free.append((text.cache, text.planner))
+
+
+def opened(model: Model, prompts: Sequence[list[int]], count: int) -> list[CachedSession]:
+    """Return so many sessions, which have read what all prompts begin with; it is read once."""
+    if count < 2:
+        return [CachedSession(model.session()) for _ in range(count)]
+    first = CachedSession(model.session())
+    shared = min(common_prefix(prompts[0], one[:-1]) for one in prompts)
+    for start in range(0, shared, PREFILL_CHUNK):
+        first.forward(prompts[0][start : min(shared, start + PREFILL_CHUNK)], last=0)
+    return [first, *(first.fork() for _ in range(count - 1))]
 
 
 def next_job(

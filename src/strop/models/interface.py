@@ -35,6 +35,9 @@ class Session(Protocol):
     def truncate(self, length: int) -> None:
         """Roll back to the first `length` tokens."""
 
+    def fork(self) -> Session:
+        """Return another session with the same tokens, which goes its own way."""
+
 
 class Model(Protocol):
     """Weights, a tokenizer and a way to open sequences."""

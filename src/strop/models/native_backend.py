@@ -117,14 +117,15 @@ class NativeModel:
 class NativeSession:
     """One sequence and its key-value cache."""
 
-    def __init__(self, model: NativeModel) -> None:
+    def __init__(self, model: NativeModel, other: _native.Cache | None = None) -> None:
+        """Open an empty sequence, or one with the tokens of another."""
         self.model = model
         self.states: States | None = None
         with enough_memory(
             f"{model.name}: no room for the keys and values of {model.context_length} tokens: "
             "lower max_position_embeddings in its config.json"
         ):
-            self.cache = _native.Cache(model.engine, model.kv)
+            self.cache = other.fork() if other else _native.Cache(model.engine, model.kv)
 
     @property
     def length(self) -> int:
@@ -140,6 +141,10 @@ class NativeSession:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot roll back {self.length} tokens to {length}")
         self.cache.truncate(length)
+
+    def fork(self) -> NativeSession:
+        """Return another session with the same tokens."""
+        return NativeSession(self.model, self.cache)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import tempfile
@@ -158,6 +159,12 @@ class TorchSession:
             raise ValueError(f"cannot roll back {self._length} tokens to {length}")
         self._length = length
         self.cut()
+
+    def fork(self) -> TorchSession:
+        """Return another session with the same tokens."""
+        other = TorchSession(self.model)
+        other.cache, other._length = copy.deepcopy(self.cache), self._length
+        return other
 
     def cut(self) -> None:
         """Drop what the cache holds beyond the sequence."""
