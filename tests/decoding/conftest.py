@@ -110,7 +110,7 @@ class FakeSession:
         assert 0 <= length <= self.length
         del self.tokens[length:]
 
-    def fork(self) -> "FakeSession":
+    def fork(self) -> FakeSession:
         other = type(self)(self.model)
         other.tokens = list(self.tokens)
         return other

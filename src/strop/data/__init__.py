@@ -14,6 +14,7 @@ from strop.data.files import (
 from strop.data.records import (
     Asked,
     Example,
+    Message,
     Preference,
     Prompt,
     Records,
@@ -32,6 +33,7 @@ from strop.data.work import begin_or_go_on, clear, nothing_done
 __all__ = [
     "Asked",
     "Example",
+    "Message",
     "Preference",
     "Prompt",
     "Records",

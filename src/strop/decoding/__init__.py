@@ -1,7 +1,13 @@
 """Generation: sampling, the plain decoding loop, and conversations."""
 
 from strop.decoding.cache import CachedSession
-from strop.decoding.chat import Conversation, chat_tokens, prompt_tokens
+from strop.decoding.chat import (
+    Conversation,
+    chat_tokens,
+    encode_prompt,
+    prompt_text,
+    prompt_tokens,
+)
 from strop.decoding.choose import DRAFTERS, planner_for
 from strop.decoding.generate import complete, complete_many, generate
 from strop.decoding.memory import Memory
@@ -37,9 +43,11 @@ __all__ = [
     "collect",
     "complete",
     "complete_many",
+    "encode_prompt",
     "generate",
     "gumbel",
     "planner_for",
+    "prompt_text",
     "prompt_tokens",
     "sample",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
+from strop.data import Message, Prompt
 from strop.decoding.cache import CachedSession
 from strop.decoding.generate import generate
 from strop.decoding.output import Delta
@@ -12,8 +13,6 @@ from strop.decoding.sampling import Sampling
 from strop.errors import StropError
 from strop.models.interface import Model
 from strop.models.tokenizer import Tokenizer
-
-Message = dict[str, str]  #: {"role": "system" | "user" | "assistant", "content": text}
 
 
 def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -40,6 +39,29 @@ def prompt_tokens(
         reason = "leave out raw" if raw else "this model or this prompt has none"
         raise StropError(f"a system message needs a chat template and a prompt: {reason}")
     return tokenizer.encode(text)
+
+
+def prompt_text(tokenizer: Tokenizer, prompt: Prompt, raw: bool = False) -> tuple[str, bool]:
+    """Return what the model reads up to where the answer begins, and whether it is to be wrapped.
+
+    Text is a user's message if the model has a chat template, unless it is `raw`. Without one,
+    messages are put one after another, each under the name of its role. What a template wrote has
+    all special tokens already.
+    """
+    if isinstance(prompt, str):
+        if raw or not prompt or tokenizer.template is None:
+            return prompt, True
+        prompt = ({"role": "user", "content": prompt},)
+    if not raw and tokenizer.template is not None:
+        return tokenizer.chat([dict(one) for one in prompt]), False
+    lines = [f"{one['role'].capitalize()}: {one['content']}\n\n" for one in prompt]
+    return "".join(lines) + "Assistant:", True
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, raw: bool = False) -> list[int]:
+    """Return the tokens of a prompt, up to where the answer begins; see `prompt_text`."""
+    text, special = prompt_text(tokenizer, prompt, raw)
+    return tokenizer.encode(text, special=special)
 
 
 class Conversation:

@@ -35,7 +35,7 @@ from strop.decoding.output import (
 )
 from strop.decoding.planner import NOTHING, Draft, Planner
 from strop.decoding.rejection import accept_or_replace
-from strop.decoding.sampling import Sampling, log_probability, sample
+from strop.decoding.sampling import Sampling, log_probabilities, log_probability, sample
 from strop.errors import StropError
 from strop.models.interface import Logits, Model, States
 
@@ -54,6 +54,7 @@ class Continuation:
         cache: CachedSession,
         planner: Planner | None,
         keep_states: bool = False,
+        options: Sequence[int] = (),
     ) -> None:
         """Read the prompt."""
         start = perf_counter()
@@ -65,6 +66,7 @@ class Continuation:
         self.sequence = np.array([*prompt, *[0] * self.room], dtype=np.int64)
         self.output = Output(model, len(prompt), sampling)
         self.rows, self.reused = cache.prefill(prompt)  #: logits from which tokens are chosen next
+        self.options = log_probabilities(self.rows[-1], options)
         if planner:
             planner.start(prompt, sampling, cache.session)
         self.draft = NOTHING
@@ -199,20 +201,22 @@ def complete_many(
     planner: Callable[[], Planner] | None = None,
     width: int = WIDTH,
     keep_states: bool = False,
+    options: Sequence[int] = (),
 ) -> Iterator[tuple[int, Completion]]:
     """Continue many prompts, each by its own sampling, up to `width` of them in every pass.
 
     Yields the number of a prompt and its completion, as each ends. A pass reads the weights once
     for all texts in it, of which each has guesses of its own (`planner` makes one for each place).
     The texts are those that `complete` gives. The decoding time of a text is that of all passes in
-    which it took part. With `keep_states` a completion has the model's states. Raises what
-    `generate` does, before anything is computed.
+    which it took part. With `keep_states` a completion has the model's states; of the `options`,
+    token ids, it has the log-probabilities as its first token. Raises what `generate` does, before
+    anything is computed.
     """
     if width < 1:
         raise StropError(f"width must be at least 1, not {width}")
     checked = [checked_prompt(model, prompt) for prompt in prompts]
     jobs = list(zip(checked, samplings, strict=True))
-    return together(model, jobs, planner, width, keep_states)
+    return together(model, jobs, planner, width, keep_states, options)
 
 
 def together(
@@ -221,6 +225,7 @@ def together(
     planner: Callable[[], Planner] | None,
     width: int,
     keep_states: bool,
+    options: Sequence[int],
 ) -> Iterator[tuple[int, Completion]]:
     """Run the loop for several texts; where one ends the next begins."""
     waiting = deque(enumerate(jobs))
@@ -234,7 +239,7 @@ def together(
         while waiting and free:
             cache, guesses = free.pop()
             number, (prompt, sampling) = next_job(waiting, cache)
-            text = Continuation(model, prompt, sampling, cache, guesses, keep_states)
+            text = Continuation(model, prompt, sampling, cache, guesses, keep_states, options)
             active[number] = (text, [])
         start = perf_counter()
         going = [text for text, _ in active.values() if text.output.count]
@@ -254,7 +259,7 @@ def together(
                 shown.append(Delta("", None, None, text.reason, text.statistics()))
             text.decode_seconds += perf_counter() - start
             if text.reason:
-                yield number, collect(shown)
+                yield number, replace(collect(shown), options=text.options)
                 del active[number]
                 free.append((text.cache, text.planner))
 

@@ -79,6 +79,8 @@ class Completion:
     statistics: Statistics
     logprobs: tuple[float, ...] | None = None  #: of every token, with `Sampling.logprobs`
     states: States | None = None  #: from which each was chosen, (tokens, hidden), if asked for
+    #: log-probabilities, as the first token, of the options that were asked for
+    options: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""

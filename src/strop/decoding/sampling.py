@@ -170,9 +170,20 @@ def biased(
 
 def log_probability(logits: NDArray[np.floating[Any]], token: int) -> float:
     """Return the log of the softmax of a row of logits at a token."""
+    [found] = log_probabilities(logits, [token])
+    return found
+
+
+def log_probabilities(
+    logits: NDArray[np.floating[Any]], tokens: Sequence[int]
+) -> tuple[float, ...]:
+    """Return the log of the softmax of a row of logits at some tokens."""
+    if not tokens:
+        return ()
     scores = logits.astype(np.float64)
     scores -= scores.max()
-    return float(scores[token] - np.log(np.exp(scores).sum()))
+    total = np.log(np.exp(scores).sum())
+    return tuple(float(scores[token] - total) for token in tokens)
 
 
 def nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:

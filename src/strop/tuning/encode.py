@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from strop.data import Prompt
-from strop.decoding.chat import chat_tokens, prompt_tokens
+from strop.decoding.chat import encode_prompt
 from strop.errors import StropError
 from strop.models.tokenizer import Tokenizer
 from strop.training.sequences import Tokens
@@ -16,17 +16,8 @@ class TooLong(ValueError):
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> Tokens:
-    """Return the tokens of a prompt, up to where the answer begins.
-
-    Text is a user's message if the model has a chat template. Without one, messages are put one
-    after another, each under the name of its role.
-    """
-    if isinstance(prompt, str):
-        return tuple(prompt_tokens(tokenizer, prompt))
-    if tokenizer.template is not None:
-        return tuple(chat_tokens(tokenizer, [dict(one) for one in prompt]))
-    lines = [f"{one['role'].capitalize()}: {one['content']}\n\n" for one in prompt]
-    return tuple(tokenizer.encode("".join(lines) + "Assistant:"))
+    """Return the tokens of a prompt, up to where the answer begins; see `prompt_text`."""
+    return tuple(encode_prompt(tokenizer, prompt))
 
 
 def end_id(tokenizer: Tokenizer) -> int:

@@ -1,0 +1,7 @@
+"""One interface for every model that answers and scores: here, or behind an endpoint."""
+
+from strop.lm.interface import Answer, Failed, LanguageModel, Scores
+from strop.lm.local import LocalModel
+from strop.lm.open import open_model
+
+__all__ = ["Answer", "Failed", "LanguageModel", "LocalModel", "Scores", "open_model"]

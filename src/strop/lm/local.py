@@ -1,0 +1,141 @@
+"""A model on this machine, packed or on PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.data import Prompt
+from strop.decoding import CachedSession, Sampling, complete_many, encode_prompt, prompt_text
+from strop.decoding.cache import PREFILL_CHUNK, common_prefix
+from strop.decoding.generate import beginning
+from strop.errors import StropError, StropFailure
+from strop.lm.interface import Answer, Failed, Scores
+from strop.models.interface import Logits, Model
+
+LOT = 64  #: prompts that are given to the engine together, and so could be lost together
+
+
+class LocalModel:
+    """A loaded model; without `chat`, prompts of text are continued as they are."""
+
+    def __init__(self, model: Model, chat: bool = True) -> None:
+        """Take a loaded model."""
+        self.model = model
+        self.name = model.name
+        self.chat = chat and model.tokenizer.template is not None
+
+    @property
+    def identity(self) -> str:
+        """Return the hash of the weights."""
+        return self.model.fingerprint
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Answer | Failed]]:
+        """Answer prompts, several at a time; see `LanguageModel`."""
+        tokenizer, room = self.model.tokenizer, self.model.context_length
+        tokens = [single_token(self.model, option) for option in options]
+        encoded = [encode_prompt(tokenizer, one, raw=not self.chat) for one in prompts]
+        fitting = [number for number, ids in enumerate(encoded) if len(ids) < room]
+        yield from (
+            (number, too_long(len(ids), room))
+            for number, ids in enumerate(encoded)
+            if len(ids) >= room
+        )
+        for place, one in complete_many(
+            self.model,
+            [encoded[number] for number in fitting],
+            [sampling[number] for number in fitting],
+            options=tokens,
+        ):
+            number = fitting[place]
+            yield (
+                number,
+                Answer(
+                    text=one.text,
+                    finish_reason=one.finish_reason,
+                    prompt_tokens=len(encoded[number]),
+                    tokens=len(one.tokens),
+                    options=one.options,
+                ),
+            )
+
+    def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:
+        """Score answers to prompts; see `LanguageModel`."""
+        encoded = [encode_pair(self.model, *pair, raw=not self.chat) for pair in pairs]
+        cache = CachedSession(self.model.session())
+        room = self.model.context_length
+        # In the order of their tokens neighbours have most in common.
+        for number in sorted(range(len(encoded)), key=encoded.__getitem__):
+            prompt, answer = encoded[number]
+            if not answer:
+                yield number, Failed("the answer has no tokens")
+            elif len(prompt) + len(answer) > room:
+                yield number, too_long(len(prompt) + len(answer), room)
+            else:
+                yield number, scored(cache, prompt, answer)
+
+
+def too_long(tokens: int, room: int) -> Failed:
+    """Say that a prompt does not fit."""
+    return Failed(f"longer than the context of {room} tokens")
+
+
+def single_token(model: Model, option: str) -> int:
+    """Return the token that an option is. Raises StropError for none, and for several."""
+    ids = model.tokenizer.encode(option, special=False)
+    if len(ids) != 1:
+        raise StropError(f"'{option}' is {len(ids)} tokens of {model.name}: one is needed")
+    return ids[0]
+
+
+def encode_pair(
+    model: Model, prompt: Prompt, answer: str, raw: bool
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of a prompt and of the answer.
+
+    After a chat template the answer stands alone, as in training. Plain text is encoded whole, and
+    spaces at the end of the prompt belong to the answer, as most tokenizers put a space before a
+    word (the rule of lm-evaluation-harness, so that scores are comparable); a prompt without tokens
+    becomes the model's beginning of text.
+    """
+    tokenizer = model.tokenizer
+    text, plain = prompt_text(tokenizer, prompt, raw)
+    if not plain:
+        return tokenizer.encode(text, special=False), tokenizer.encode(answer, special=False)
+    before = tokenizer.encode(text.rstrip())
+    whole = tokenizer.encode(text + answer)
+    return before or [beginning(model)], whole[len(before) :]
+
+
+def scored(cache: CachedSession, prompt: list[int], answer: list[int]) -> Scores:
+    """Score an answer, from where the cache agrees with its prompt."""
+    whole = prompt + answer
+    # The logits that predict the answer begin with those of the prompt's last token.
+    cache.truncate(min(common_prefix(cache.tokens, whole), len(prompt) - 1))
+    start = len(cache.tokens)
+    logps: list[float] = []
+    greedy = True
+    for begin in range(start, len(whole) - 1, PREFILL_CHUNK):
+        end = min(begin + PREFILL_CHUNK, len(whole) - 1)
+        rows = end - max(begin, len(prompt) - 1)
+        logits = cache.forward(whole[begin:end], last=max(rows, 0))
+        if rows > 0:
+            targets = whole[end - rows + 1 : end + 1]
+            logps += token_logps(logits, targets).tolist()
+            greedy = greedy and bool((logits.argmax(axis=1) == targets).all())
+    if not np.isfinite(logps).all():
+        raise StropFailure("the model's log-probabilities are not finite")
+    return Scores(tuple(logps), greedy)
+
+
+def token_logps(logits: Logits, tokens: Sequence[int]) -> NDArray[np.float64]:
+    """Return the log of the softmax of each row of logits at its token, float64 (n,)."""
+    top = logits.max(axis=1)
+    total = np.exp(logits - top[:, None]).sum(axis=1, dtype=np.float64)
+    chosen = logits[np.arange(len(tokens)), tokens]
+    found: NDArray[np.float64] = chosen.astype(np.float64) - top - np.log(total)
+    return found

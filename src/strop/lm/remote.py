@@ -1,0 +1,243 @@
+"""A model behind an endpoint that speaks OpenAI's protocol: many requests at once, with retries."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from strop.console import say
+from strop.data import Prompt
+from strop.decoding import Sampling
+from strop.errors import StropError, StropFailure, missing_extra
+from strop.lm.interface import Answer, Failed, Scores
+
+KEYS = ("STROP_API_KEY", "OPENAI_API_KEY")  #: environment variables that may hold the key
+MOST_OPTIONS = 20  #: of the most likely first tokens that an endpoint tells
+DEAD = 8  #: failures in a row after which nothing more is asked
+#: Errors, as the openai library calls them, that no other prompt and no other time will mend
+NEVER = ("AuthenticationError", "PermissionDeniedError", "NotFoundError")
+#: An endpoint's words for why an answer ended, in ours
+REASONS = {"stop": "end", "length": "length"}
+
+
+@dataclass(frozen=True)
+class RemoteConfig:
+    """How an endpoint is used."""
+
+    together: int = 8  #: requests at once
+    per_minute: float = 0.0  #: requests a minute, at most; 0: no limit
+    retries: int = 4  #: of a request that failed, with growing pauses or those that it is told
+    timeout: float = 60.0  #: seconds that a request may take
+    price_in: float = 0.0  #: of a million tokens that are read, in whatever currency
+    price_out: float = 0.0  #: of a million tokens that are written
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if self.together < 1 or self.retries < 0 or not self.timeout > 0:
+            raise StropError("requests at once and the timeout must be above 0, retries at least 0")
+        if min(self.per_minute, self.price_in, self.price_out) < 0:
+            raise StropError("limits and prices must not be negative")
+
+    def cost(self, read: float, written: float) -> float:
+        """Return what so many tokens cost."""
+        return (self.price_in * read + self.price_out * written) / 1e6
+
+
+@dataclass
+class Usage:
+    """What was asked of an endpoint so far."""
+
+    requests: int = 0
+    read: int = 0  #: tokens, as it counts them
+    written: int = 0  #: tokens
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        self.requests += 1
+        self.read += answer.prompt_tokens
+        self.written += answer.tokens
+
+
+class Unreached(Failed):
+    """A failure that may be the endpoint's, not the prompt's."""
+
+
+@dataclass
+class Gate:
+    """Lets through so many a minute."""
+
+    per_minute: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    next: float = 0.0  #: when the next may go
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self) -> None:
+        """Wait for a turn."""
+        if not self.per_minute:
+            return
+        with self.lock:
+            now = self.clock()
+            turn = max(now, self.next)
+            self.next = turn + 60.0 / self.per_minute
+        if turn > now:
+            self.sleep(turn - now)
+
+
+def is_address(reference: str) -> bool:
+    """Tell whether a reference is that of an endpoint."""
+    return reference.startswith(("http://", "https://"))
+
+
+class RemoteModel:
+    """A model of an endpoint, http://host/v1#name."""
+
+    def __init__(self, reference: str, chat: bool, config: RemoteConfig) -> None:
+        """Take the address; nothing is asked yet. Raises StropError without a name."""
+        self.address, _, self.model = reference.partition("#")
+        if not self.model:
+            raise StropError(f"{reference}: which model? Write {reference}#NAME")
+        if not chat:
+            raise StropError(f"{reference}: an endpoint for chat continues no plain text")
+        self.name, self.config = reference, config
+        self.chat: bool = True
+        self.usage = Usage()
+        self.gate = Gate(config.per_minute)
+
+    @property
+    def identity(self) -> str:
+        """Return its address: what is behind it is not known."""
+        return self.name
+
+    @cached_property
+    def client(self) -> Any:
+        """The client of the openai library."""
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            raise missing_extra("openai", "remote") from error
+        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "none")
+        return openai.OpenAI(
+            api_key=key,
+            base_url=self.address,
+            timeout=self.config.timeout,
+            max_retries=self.config.retries,
+        )
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Answer | Failed]]:
+        """Answer prompts, several at a time; see `LanguageModel`.
+
+        Raises StropError for what the endpoint will never do, such as a wrong key, and StropFailure
+        when it fails again and again.
+        """
+        waiting = deque(enumerate(zip(prompts, sampling, strict=True)))
+        running: dict[Future[Answer | Failed], int] = {}
+        in_a_row = 0
+        pool = ThreadPoolExecutor(self.config.together)
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.config.together:
+                    number, (prompt, how) = waiting.popleft()
+                    running[pool.submit(self.ask, prompt, how, options)] = number
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    answer = future.result()
+                    if isinstance(answer, Answer):
+                        self.usage.add(answer)
+                    in_a_row = in_a_row + 1 if isinstance(answer, Unreached) else 0
+                    yield running.pop(future), answer
+                    if in_a_row >= DEAD and isinstance(answer, Failed):
+                        raise StropFailure(
+                            f"{self.name}: {in_a_row} requests in a row failed, the last with: "
+                            f"{answer.reason}; run the same command again to go on"
+                        )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def ask(self, prompt: Prompt, sampling: Sampling, options: Sequence[str]) -> Answer | Failed:
+        """Ask for one answer."""
+        import openai
+
+        messages: Any = prompt
+        if isinstance(prompt, str):
+            messages = [{"role": "user", "content": prompt}]
+        settings: dict[str, Any] = {}
+        if options:
+            settings = {"logprobs": True, "top_logprobs": MOST_OPTIONS}
+        self.gate.enter()
+        try:
+            reply = self.client.chat.completions.create(
+                model=self.model,
+                messages=list(messages),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=sampling.seed % 2**31,
+                stop=list(sampling.stop) or None,
+                **settings,
+            )
+        except tuple(getattr(openai, name) for name in NEVER) as error:
+            raise StropError(f"{self.name}: {spelled(error)}") from error
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            return Failed(spelled(error))  # of this prompt
+        except openai.APIError as error:
+            return Unreached(spelled(error))
+        except ValueError:
+            return Unreached("a reply that is not JSON")
+        try:
+            [choice, *_] = reply.choices
+            text, usage = choice.message.content, reply.usage
+        except (AttributeError, TypeError, ValueError):
+            return Unreached("a reply without an answer")
+        if not isinstance(text, str):
+            return Failed("a reply without text")
+        read, written = (
+            int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")
+        )
+        return Answer(
+            text=text,
+            finish_reason=REASONS.get(choice.finish_reason, str(choice.finish_reason)),
+            prompt_tokens=read,
+            tokens=written,
+            options=told(choice, options),
+        )
+
+    def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:
+        """Refuse: the protocol has no way to score a given answer."""
+        raise StropError(f"{self.name}: endpoints score no given answers: use a local model")
+
+
+def told(choice: Any, options: Sequence[str]) -> tuple[float | None, ...]:
+    """Return the log-probabilities of options that a reply tells of its first token."""
+    content = getattr(choice.logprobs, "content", None) if options else None
+    if not content:
+        return (None,) * len(options)
+    known = {one.token: float(one.logprob) for one in reversed(content[0].top_logprobs)}
+    return tuple(known.get(option) for option in options)
+
+
+def spelled(error: Any) -> str:
+    """Spell an error of an endpoint in a few words."""
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{status}: {text}"[:200] if status and str(status) not in text else text[:200]
+
+
+def say_cost(model: RemoteModel) -> None:
+    """Say what was used."""
+    usage, config = model.usage, model.config
+    cost = config.cost(usage.read, usage.written)
+    price = f", cost {cost:.4f}" if cost else ""
+    say(
+        f"{model.name}: {usage.requests} answers, {usage.read:,} tokens read, "
+        f"{usage.written:,} written{price}"
+    )

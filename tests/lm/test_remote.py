@@ -1,0 +1,227 @@
+"""Endpoints: what they answer, refuse, delay and break, by a server of our own."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from strop.decoding import GREEDY
+from strop.errors import StropError, StropFailure
+from strop.lm import Answer, Failed, open_model
+from strop.lm.remote import Gate, RemoteConfig, RemoteModel
+
+Reply = tuple[int, dict[str, Any] | str, dict[str, str]]
+
+
+def answer(text: str, **choice: Any) -> Reply:
+    message = {"index": 0, "message": {"role": "assistant", "content": text}, **choice}
+    body = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [{"finish_reason": "stop", **message}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
+    return 200, body, {}
+
+
+class Endpoint:
+    """A server whose replies a test decides."""
+
+    def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.at_once = self.most_at_once = 0
+        lock = threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    endpoint.asked.append(body)
+                    number = len(endpoint.asked)
+                    endpoint.at_once += 1
+                    endpoint.most_at_once = max(endpoint.most_at_once, endpoint.at_once)
+                status, content, headers = reply(body, number)
+                with lock:
+                    endpoint.at_once -= 1
+                data = (content if isinstance(content, str) else json.dumps(content)).encode()
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/json", **headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Endpoint]]:
+    monkeypatch.setenv("STROP_API_KEY", "secret")
+    made: list[Endpoint] = []
+
+    def make(reply: Callable[[dict[str, Any], int], Reply]) -> Endpoint:
+        made.append(Endpoint(reply))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def asked(place: Endpoint, count: int, **config: Any) -> tuple[RemoteModel, dict[int, Any]]:
+    model = open_model(f"{place.address}#m", remote=RemoteConfig(**{"retries": 0, **config}))
+    assert isinstance(model, RemoteModel)
+    prompts = [f"question {number}" for number in range(count)]
+    return model, dict(model.generate(prompts, [GREEDY] * count))
+
+
+def echo(body: dict[str, Any], _: int) -> Reply:
+    return answer(body["messages"][0]["content"].replace("question", "answer"))
+
+
+def test_answers_belong_to_their_prompts_and_are_counted(endpoint: Any) -> None:
+    def slow(body: dict[str, Any], number: int) -> Reply:
+        time.sleep(0.05)
+        return echo(body, number)
+
+    place = endpoint(slow)
+    model, found = asked(place, 10, together=4, price_in=100.0, price_out=1000.0)
+    assert {number: one.text for number, one in found.items()} == {
+        number: f"answer {number}" for number in range(10)
+    }
+    assert found[0] == Answer("answer 0", "end", 7, 2)
+    assert 2 <= place.most_at_once <= 4
+    assert (model.usage.requests, model.usage.read, model.usage.written) == (10, 70, 20)
+    assert model.config.cost(70, 20) == pytest.approx(0.027)
+    assert place.asked[0]["model"] == "m"
+
+
+def test_what_is_busy_is_asked_again(endpoint: Any) -> None:
+    def busy(body: dict[str, Any], number: int) -> Reply:
+        if number < 3:
+            return 429, {"error": {"message": "slow"}}, {"Retry-After": "0.01"}
+        return echo(body, 0)
+
+    place = endpoint(busy)
+    _, found = asked(place, 1, retries=4)
+    assert found[0].text == "answer 0"
+    assert len(place.asked) == 3
+
+
+@pytest.mark.parametrize("status", [400, 422, 500, 503])
+def test_one_failure_leaves_the_others(endpoint: Any, status: int) -> None:
+    def bad(body: dict[str, Any], _: int) -> Reply:
+        if body["messages"][0]["content"] == "question 1":
+            return status, {"error": {"message": "too long"}}, {}
+        return echo(body, 0)
+
+    _, found = asked(endpoint(bad), 3)
+    assert isinstance(found[1], Failed)
+    assert str(status) in found[1].reason
+    assert [found[number].text for number in (0, 2)] == ["answer 0", "answer 2"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_will_never_work_is_an_error(endpoint: Any, status: int) -> None:
+    with pytest.raises(StropError, match=str(status)):
+        asked(endpoint(lambda *_: (status, {"error": {"message": "no"}}, {})), 3)
+
+
+def test_an_endpoint_that_dies_ends_the_work_and_what_it_answered_is_kept(endpoint: Any) -> None:
+    place = endpoint(lambda body, number: echo(body, 0) if number <= 5 else (500, "{}", {}))
+    model = open_model(f"{place.address}#m", remote=RemoteConfig(together=2, retries=0))
+    kept = []
+    with pytest.raises(StropFailure, match="8 requests in a row failed, the last with: "):
+        kept.extend(one for _, one in model.generate(["question"] * 99, [GREEDY] * 99))
+    assert sum(isinstance(one, Answer) for one in kept) == 5
+    assert len(place.asked) < 20
+
+
+def test_prompts_that_are_refused_are_not_a_dead_endpoint(endpoint: Any) -> None:
+    _, found = asked(endpoint(lambda *_: (400, {"error": {"message": "too long"}}, {})), 20)
+    assert len(found) == 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["not json", "{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}', "[]"],
+)
+def test_garbage_is_a_failure(endpoint: Any, content: str) -> None:
+    _, found = asked(endpoint(lambda *_: (200, content, {})), 2)
+    assert all(isinstance(one, Failed) for one in found.values())
+
+
+def test_a_reply_that_does_not_come(endpoint: Any) -> None:
+    def late(body: dict[str, Any], _: int) -> Reply:
+        time.sleep(1)
+        return echo(body, 0)
+
+    _, found = asked(endpoint(late), 1, timeout=0.1)
+    assert isinstance(found[0], Failed)
+    assert "timed out" in found[0].reason.lower()
+
+
+def test_nobody_there() -> None:
+    model = open_model("http://127.0.0.1:9/v1#m", remote=RemoteConfig(retries=0))
+    assert isinstance(dict(model.generate(["question"], [GREEDY]))[0], Failed)
+
+
+def test_options_are_read_from_the_first_token(endpoint: Any) -> None:
+    top = [
+        {"token": "4", "logprob": -0.1, "bytes": None},
+        {"token": "5", "logprob": -3, "bytes": None},
+    ]
+    content = [{"token": "4", "logprob": -0.1, "bytes": None, "top_logprobs": top}]
+    place = endpoint(lambda *_: answer("4", logprobs={"content": content, "refusal": None}))
+    model = open_model(f"{place.address}#m")
+    found = dict(model.generate(["question"], [GREEDY], options=["3", "4", "5"]))
+    assert found[0].options == (None, -0.1, -3.0)
+    assert place.asked[0]["top_logprobs"] == 20
+    silent = open_model(f"{endpoint(echo).address}#m")
+    assert dict(silent.generate(["question"], [GREEDY], ["1"]))[0].options == (None,)
+
+
+def test_so_many_a_minute() -> None:
+    now = 0.0
+    turns = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    gate = Gate(120, clock=lambda: now, sleep=sleep)
+    for _ in range(4):
+        gate.enter()
+        turns.append(now)
+    assert turns == pytest.approx([0, 0.5, 1.0, 1.5])
+
+
+def test_what_an_endpoint_cannot_do_is_said() -> None:
+    with pytest.raises(StropError, match="which model"):
+        open_model("http://127.0.0.1:9/v1")
+    with pytest.raises(StropError, match="continues no plain text"):
+        open_model("http://127.0.0.1:9/v1#m", chat=False)
+    with pytest.raises(StropError, match="score no given answers"):
+        open_model("http://127.0.0.1:9/v1#m").score([("a", "b")])
+    for bad in ({"together": 0}, {"price_in": -1.0}, {"timeout": 0.0}):
+        with pytest.raises(StropError):
+            RemoteConfig(**bad)
