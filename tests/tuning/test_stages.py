@@ -12,9 +12,9 @@ from tests.tuning.rows import config, examples, preferences
 from strop.data import prompt_key, read_json, read_rows
 from strop.errors import StropError, StropFailure
 from strop.models import load, pack
+from strop.stage import run_stage
 from strop.training.network import NetworkConfig
 from strop.training.schedule import TrainingConfig
-from strop.training.stage import run_stage
 from strop.tuning.fit import TuneConfig
 from strop.tuning.judge import judge
 from strop.tuning.pairs import PairsConfig, pairs

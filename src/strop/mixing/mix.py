@@ -41,9 +41,9 @@ from strop.mixing.methods import (
 )
 from strop.mixing.plots import plots
 from strop.mixing.weights import Weights, natural, repetitions
+from strop.stage import Facts, run_stage
 from strop.stats import Interval
 from strop.training.corpus import TARGET, Corpus, open_corpus
-from strop.training.stage import Facts, run_stage
 
 MIXTURE = "mixture.json"
 BASELINES = ("uniform", "natural", "temperature", "random")

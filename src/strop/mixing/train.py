@@ -20,12 +20,12 @@ from strop.errors import StropError
 from strop.mixing.files import read_mixture
 from strop.mixing.jobs import Bench, RunConfig, check_bench, held_out, opened, start_identity
 from strop.mixing.weights import natural, repetitions
+from strop.stage import Facts, run_stage
 from strop.stats import paired_difference, ratio
 from strop.svg import Line, lines, standalone
 from strop.training.corpus import TARGET, TRAINED, Corpus, open_corpus
 from strop.training.loop import train
 from strop.training.network import save_network
-from strop.training.stage import Facts, run_stage
 from strop.training.windows import (
     Window,
     domain_losses,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from strop.stage import Facts
 from strop.stats import bootstrap, paired_difference, ratio, verdict
 from strop.training.loop import Objective
-from strop.training.stage import Facts
 
 #: Figures of which it is known which way is better.
 LOWER_IS_BETTER = {"loss": True, "right": False, "margin": False}

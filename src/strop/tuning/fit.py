@@ -17,6 +17,7 @@ from strop.errors import StropError
 from strop.models.adapters import adapter_rank
 from strop.models.machine import available_memory
 from strop.models.memory import read_facts
+from strop.stage import Facts
 from strop.svg import standalone
 from strop.training.fitting import SHARE, choose
 from strop.training.loop import LOGS, Objective, train
@@ -25,7 +26,6 @@ from strop.training.network import NetworkConfig, Source, Trainee, save_network
 from strop.training.processes import processes
 from strop.training.schedule import TrainingConfig
 from strop.training.sequences import Group
-from strop.training.stage import Facts
 from strop.tuning.curves import curves
 from strop.tuning.diagnosis import diagnose
 from strop.tuning.drift import Start

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from strop.console import say
 from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.errors import StropError
+from strop.stage import ROWS, Facts, rows_path, run_stage
 from strop.stats import (
     Interval,
     bootstrap,
@@ -21,7 +22,6 @@ from strop.stats import (
     paired_difference,
     verdict,
 )
-from strop.training.stage import ROWS, Facts, rows_path, run_stage
 from strop.tuning.answers import check_samples, prompt_of
 from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import origins_of, ranker_hash

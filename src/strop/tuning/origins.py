@@ -13,7 +13,7 @@ from strop.data import read_json, sha256_file, sha256_json, write_json
 from strop.errors import StropError
 from strop.models.adapters import ORIGINS
 from strop.models.identity import model_identity
-from strop.training.stage import ROWS
+from strop.stage import ROWS
 
 RANKER = "ranker.json"  #: in a ranker's directory: what kind it is
 

@@ -19,7 +19,7 @@ from strop.data import (
     write_rows,
 )
 from strop.errors import StropError, unknown_name
-from strop.training.stage import REJECTED, ROWS, Facts, rows_path, run_stage
+from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 from strop.tuning.answers import every, prompt_of
 from strop.tuning.origins import origins_of
 

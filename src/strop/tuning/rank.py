@@ -9,7 +9,7 @@ from typing import Any
 
 from strop.console import say
 from strop.data import read_rows, sha256_file, write_rows
-from strop.training.stage import ROWS, Facts, rows_path, run_stage
+from strop.stage import ROWS, Facts, rows_path, run_stage
 from strop.tuning.answers import check_samples, entering, every, prompt_of
 from strop.tuning.origins import Origins, origins_of, ranker_hash
 from strop.tuning.ranker import Ranker

@@ -29,7 +29,7 @@ from strop.models.interface import Model
 from strop.models.load import default_backend
 from strop.models.merging import merge
 from strop.models.references import resolve, resolve_base
-from strop.training.stage import REJECTED, ROWS, Facts, rows_path, run_stage
+from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 from strop.tuning.encode import prompt_ids
 from strop.tuning.origins import origins_of
 

@@ -24,12 +24,12 @@ from strop.data import (
 )
 from strop.errors import StropError
 from strop.models.identity import model_identity
+from strop.stage import REJECTED, Facts, rows_path, run_stage
 from strop.stats import paired_difference, verdict, wilson
 from strop.training.memory import ROOM
 from strop.training.network import Trainee, open_source, open_trainee
 from strop.training.schedule import TrainingConfig
 from strop.training.sequences import Group
-from strop.training.stage import REJECTED, Facts, rows_path, run_stage
 from strop.tuning.effect import Figures
 from strop.tuning.fit import Parts, TuneConfig, fit, settled
 from strop.tuning.items import Keyed, example_items, preference_items, with_others

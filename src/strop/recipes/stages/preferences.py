@@ -21,9 +21,9 @@ from strop.recipes.stage import (
     Table,
     Tile,
 )
+from strop.stage import ROWS
 from strop.stats import Interval
 from strop.svg import Whisker, whiskers
-from strop.training.stage import ROWS
 
 OUTPUT = "rows"  # directory of the rows
 SHOWN = 3  # prompts whose answers the report shows
