@@ -125,13 +125,27 @@ def read_records(
     file are then ignored. Without it, one that is not known is an error. Raises StropError for
     that, for a missing column, and if no row is left.
     """
-    rows: list[Row] = []
-    lines: list[int] = []
-    rejected: list[Rejected] = []
     known = (*needed, *optional)
     for name in columns or {}:
         if name not in known:
             raise unknown_name("column", name, known)
+
+    def built(row: dict[str, Any], number: int) -> Row:
+        return build(renamed(row, f"{path}:{number}", needed, optional, columns))
+
+    return read_lines(path, built)
+
+
+def read_rows_of(path: Path, build: Callable[[dict[str, Any]], Row]) -> Records[Row]:
+    """Read a file of JSON lines whose rows may have any columns; see `read_records`."""
+    return read_lines(path, lambda row, _: build(row))
+
+
+def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Records[Row]:
+    """Read a file of JSON lines; `build` takes an object and the number of its line."""
+    rows: list[Row] = []
+    lines: list[int] = []
+    rejected: list[Rejected] = []
     text = read_text(path).removeprefix("\ufeff")  # which some editors put before UTF-8
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -144,9 +158,8 @@ def read_records(
         if not isinstance(row, dict):
             rejected.append(Rejected(number, "not an object", row))
             continue
-        named = renamed(row, f"{path}:{number}", needed, optional, columns)
         try:
-            rows.append(build(named))
+            rows.append(build(row, number))
             lines.append(number)
         except BadRow as error:
             rejected.append(Rejected(number, str(error), row))

@@ -3,5 +3,15 @@
 from strop.lm.interface import Answer, Failed, LanguageModel, Scores
 from strop.lm.local import LocalModel
 from strop.lm.open import open_model
+from strop.lm.remote import RemoteConfig, RemoteModel
 
-__all__ = ["Answer", "Failed", "LanguageModel", "LocalModel", "Scores", "open_model"]
+__all__ = [
+    "Answer",
+    "Failed",
+    "LanguageModel",
+    "LocalModel",
+    "RemoteConfig",
+    "RemoteModel",
+    "Scores",
+    "open_model",
+]

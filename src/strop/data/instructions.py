@@ -1,0 +1,88 @@
+"""Instruction data: a prompt and an answer in each row, by the column names that people use.
+
+prompt, completion                    as TRL and datasets have it
+instruction, input, output            as Alpaca; input may be missing or empty
+instruction, context, response        as Dolly
+messages                              the last is the assistant's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from strop.data.files import sha256_json
+from strop.data.records import BadRow, Prompt, Records, answer_of, example, read_rows_of
+from strop.errors import StropError
+
+#: For each known form the columns of prompt, further input and answer
+FORMS = {
+    "instruction output": ("instruction", "input", "output"),
+    "instruction response": ("instruction", "context", "response"),
+}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A prompt, its answer, and the row that they come from."""
+
+    prompt: Prompt
+    completion: str
+    row: Mapping[str, Any] = field(default_factory=dict)  #: as it was read
+
+    @cached_property
+    def key(self) -> str:
+        """Return the hash by which the row is known, wherever it stands."""
+        return sha256_json([self.prompt, self.completion])
+
+    @property
+    def category(self) -> str | None:
+        """Return what the column `category` says."""
+        found = self.row.get("category")
+        return None if found is None else str(found)
+
+
+def read_instructions(path: Path) -> Records[Instruction]:
+    """Read a file of instructions; rows that cannot be used come with their reasons.
+
+    Raises StropError if no row is left.
+    """
+    return read_rows_of(path, instruction)
+
+
+def instruction(row: Mapping[str, Any]) -> Instruction:
+    """Build an instruction from whichever columns a row has."""
+    if "messages" in row:
+        before, completion = answer_of(row["messages"], "messages")
+        if not before:
+            raise BadRow("messages have an answer and no prompt")
+        return Instruction(before, completion, row)
+    if "completion" in row:
+        found = example(row)
+        return Instruction(found.prompt, found.completion, row)
+    for prompt, more, answer in FORMS.values():
+        if prompt in row and answer in row:
+            found = example({"prompt": joined(row, prompt, more), "completion": row[answer]})
+            return Instruction(found.prompt, found.completion, row)
+    have = ", ".join(row) or "none"
+    raise BadRow(f"no prompt and completion, nor instruction and output: columns are {have}")
+
+
+def joined(row: Mapping[str, Any], prompt: str, more: str) -> str:
+    """Return an instruction with the input that belongs to it."""
+    texts = [row[prompt], row.get(more) or ""]
+    for name, text in zip((prompt, more), texts, strict=True):
+        if not isinstance(text, str):
+            raise BadRow(f"{name} is not text")
+    return "\n\n".join(text for text in texts if text.strip())
+
+
+def unique(rows: Sequence[Instruction], path: Path) -> list[Instruction]:
+    """Return each different row once. Raises StropError for none."""
+    found = {one.key: one for one in reversed(rows)}
+    if not found:
+        raise StropError(f"{path}: no rows")
+    return [one for one in rows if found.get(one.key) is one]

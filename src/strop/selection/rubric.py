@@ -1,0 +1,161 @@
+"""What a rater is asked, as a file of data, and the grade in its reply."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from strop.data import Message, Prompt, read_text, sha256_json
+from strop.data.instructions import Instruction
+from strop.errors import StropError, unknown_name
+
+#: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
+NUMBER = re.compile(
+    r"(?<![\d.,])(?P<sign>[-−+]?)(?P<value>\d+(?:[.,]\d+)?)(?![\d%]|[.,]\d)"
+    r"(?:\s*(?:/|out of)\s*(?P<of>\d+))?"
+)
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A question about a prompt and an answer, to be answered with a number."""
+
+    name: str
+    prompt: str  #: template (Jinja) with {{ prompt }} and {{ completion }}
+    system: str = ""  #: the system message, if any
+    lowest: int = 0  #: grade
+    highest: int = 5  #: grade
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what cannot be one."""
+        for name in ("prompt", "system"):
+            if not isinstance(getattr(self, name), str):
+                raise StropError(f"rubric {self.name}: {name} must be text")
+        if type(self.lowest) is not int or type(self.highest) is not int:
+            raise StropError(f"rubric {self.name}: lowest and highest must be whole numbers")
+        if not 0 <= self.lowest < self.highest <= 9:
+            raise StropError(f"rubric {self.name}: grades go from 0 to 9 at most, as single digits")
+        for part in ("prompt", "completion"):
+            if not re.search(r"\{\{\s*" + part + r"\s*\}\}", self.prompt):
+                raise StropError(f"rubric {self.name}: the prompt does not show {{{{ {part} }}}}")
+
+    @property
+    def grades(self) -> tuple[str, ...]:
+        """Return the whole grades, as they are written."""
+        return tuple(str(grade) for grade in range(self.lowest, self.highest + 1))
+
+    @property
+    def hash(self) -> str:
+        """Return the hash of all that a rater is told."""
+        return sha256_json([self.system, self.prompt, self.lowest, self.highest])
+
+    def asked(self, one: Instruction) -> tuple[Message, ...]:
+        """Return what a rater is asked of a row."""
+        text = rendered(self.prompt, prompt=shown(one.prompt), completion=one.completion)
+        user = {"role": "user", "content": text}
+        return ({"role": "system", "content": self.system}, user) if self.system else (user,)
+
+
+def rendered(template: str, **values: str) -> str:
+    """Fill a template; the values are never taken for parts of it."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(compiled(template).render(**values))
+    except TemplateError as error:
+        raise StropError(f"the template of a rubric failed: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def compiled(template: str) -> Any:
+    """Compile a template."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template)
+
+
+def shown(prompt: Prompt) -> str:
+    """Return a prompt as text: several messages under the names of their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in prompt)
+
+
+def rubrics() -> tuple[str, ...]:
+    """Return the names of those that come with Strop."""
+    place = resources.files("strop.selection") / "rubrics"
+    return tuple(sorted(one.name.removesuffix(".yaml") for one in place.iterdir()))
+
+
+def open_rubric(name: str) -> Rubric:
+    """Open a rubric by name, or by the path of a YAML file. Raises StropError for bad ones."""
+    import yaml
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        text, called = read_text(path), path.stem
+    elif name in rubrics():
+        place = resources.files("strop.selection") / "rubrics" / f"{name}.yaml"
+        text, called = place.read_text(encoding="utf-8"), name
+    else:
+        raise unknown_name("rubric (or file.yaml)", name, rubrics())
+    try:
+        found: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StropError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    known = [one.name for one in fields(Rubric) if one.name != "name"]
+    if not isinstance(found, dict) or "prompt" not in found:
+        raise StropError(f"{name}: a rubric needs a prompt")
+    for key in found:
+        if key not in known:
+            raise StropError(f"{name}: {unknown_name('key', str(key), known)}")
+    return Rubric(called, **found)
+
+
+def parse_grade(reply: str, lowest: int, highest: int) -> tuple[float | None, str]:
+    """Return the grade on the first line of a reply that is not empty, and "rated" or why not.
+
+    The line may have other words, but one number only: "4", "Score: 4.5", "4/5", "4 out of 5". One
+    that is out of range, or of another scale, or beside others, is no grade.
+    """
+    line = next((one for one in reply.splitlines() if one.strip()), "")
+    found = list(NUMBER.finditer(line))
+    if not found:
+        return None, "no number" if line else "empty reply"
+    values = {(one["sign"], one["value"].replace(",", "."), one["of"]) for one in found}
+    if len(values) > 1:
+        return None, "several numbers"
+    [(sign, value, of)] = values
+    if of is not None and int(of) != highest:
+        return None, "another scale"
+    grade = float(value)
+    if sign in ("-", "−") or not lowest <= grade <= highest:
+        return None, "out of range"
+    return grade, "rated"
+
+
+def expected_grade(
+    logps: Sequence[float | None], grades: Sequence[str]
+) -> tuple[float | None, float]:
+    """Return the mean grade by the probabilities of grades as the first token, and their sum.
+
+    None if no probability is known. (As G-Eval, Liu et al. 2023, arXiv 2303.16634, section 2.3.)
+    """
+    known = [
+        (float(grade), math.exp(logp))
+        for grade, logp in zip(grades, logps, strict=True)
+        if logp is not None
+    ]
+    mass = sum(p for _, p in known)
+    if not mass > 0.0:
+        return None, 0.0
+    return sum(grade * p for grade, p in known) / mass, mass
