@@ -25,8 +25,8 @@ from strop.cli.mix import fit_mixture, mix, train
 from strop.cli.pack import pack, unpack
 from strop.cli.plan import plan
 from strop.cli.preferences import judge, pairs, rank, sample
-from strop.cli.rate import rate
 from strop.cli.run import run
+from strop.cli.selection import rate, score, select
 from strop.cli.verify import verify
 from strop.console import is_first
 from strop.errors import StropError
@@ -77,7 +77,8 @@ for command in (sample, rank, pairs, judge):
 app.command()(mix)
 app.command()(fit_mixture)
 app.command()(train)
-app.command()(rate)
+for command in (rate, score, select):
+    app.command()(command)
 app.add_typer(tune.app, name="tune")
 app.add_typer(formats.app, name="formats")
 

@@ -1,0 +1,145 @@
+"""strop rate, score and select: which examples to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strop.cli.options import named_numbers
+from strop.console import say
+
+Data = Annotated[Path, typer.Argument(help="JSON lines: prompts or instructions, and answers.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write.")]
+Limit = Annotated[int, typer.Option(help="Take the first so many rows; 0: all.", min=0)]
+
+
+def rate(
+    data: Data,
+    rater: Annotated[
+        str,
+        typer.Option(help="Model that rates: as for strop generate, or http://host/v1#name."),
+    ],
+    output: Output,
+    rubric: Annotated[
+        str, typer.Option(help="accuracy, helpfulness, or a YAML file of your own.")
+    ] = "accuracy",
+    limit: Limit = 0,
+    together: Annotated[int, typer.Option(help="Requests to an endpoint at once.", min=1)] = 8,
+    per_minute: Annotated[
+        float, typer.Option(help="Requests a minute, at most; 0: no limit.", min=0)
+    ] = 0.0,
+    price_in: Annotated[
+        float, typer.Option(help="Price of a million tokens that an endpoint reads.", min=0)
+    ] = 0.0,
+    price_out: Annotated[
+        float, typer.Option(help="Price of a million tokens that it writes.", min=0)
+    ] = 0.0,
+) -> None:
+    """Rate each row from 0 to 5 with a language model.
+
+    The grade is read from the reply, and as the mean over the probabilities of 0 to 5. A reply
+    without a grade leaves its row unrated: there is no default. Everything that was replied is in
+    OUTPUT/ratings.jsonl. Killed, stopped or cut off by an endpoint, the same command goes on; the
+    key of an endpoint comes from STROP_API_KEY or OPENAI_API_KEY.
+
+    [bold]Examples[/bold]
+
+      strop rate raw.jsonl --rater small -o rated
+
+      strop rate raw.jsonl --rater https://host/v1#model --per-minute 60 --rubric mine.yaml -o rated
+    """
+    from strop.lm import RemoteConfig
+    from strop.selection.rate import rate as run
+    from strop.selection.rate import spelled
+
+    remote = RemoteConfig(
+        together=together, per_minute=per_minute, price_in=price_in, price_out=price_out
+    )
+    facts = run(data, rater, output, rubric, remote, limit)
+    print(spelled(facts))
+    say(f"written to {output}")
+
+
+def score(
+    data: Data,
+    output: Output,
+    scores: Annotated[
+        str,
+        typer.Option(
+            help="Which, by commas: length, prompt-length, loss, perplexity, ifd, ifd-perplexity."
+        ),
+    ] = "length,ifd",
+    model: Annotated[
+        str | None, typer.Option(help="Model that reads the rows; lengths need none.")
+    ] = None,
+    limit: Limit = 0,
+) -> None:
+    """Score each row without a rater: lengths, losses, and what its prompt does for its answer.
+
+    ifd is the loss of the answer after the prompt over its loss alone: above 1 the prompt does not
+    help, just below 1 there is most to learn. A packed model is fastest, see strop pack.
+
+    [bold]Examples[/bold]
+
+      strop score raw.jsonl --scores ifd,length --model small -o scored
+    """
+    from strop.selection.scores import score as run
+    from strop.selection.scores import spelled
+
+    names = [name.strip() for name in scores.split(",") if name.strip()]
+    print(spelled(run(data, names, output, model, limit)))
+    say(f"written to {output}")
+
+
+def select(
+    data: Data,
+    output: Output,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Score that ranks rows, highest first; -NAME: lowest first; a*b: their product."
+        ),
+    ] = "random",
+    keep: Annotated[int, typer.Option(help="Rows to keep; 0: all that are left.", min=0)] = 0,
+    least: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER: drop rows whose score is lower.")
+    ] = None,
+    most: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER: drop rows whose score is higher.")
+    ] = None,
+    per_category: Annotated[
+        int, typer.Option(help="Rows to keep of a category, at most; 0: no quota.", min=0)
+    ] = 0,
+    duplicates: Annotated[
+        bool, typer.Option(help="Whether near-duplicates of better rows are kept.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of random choices.", min=0)] = 0,
+) -> None:
+    """Choose rows by their scores; each that is dropped has a reason, in OUTPUT/dropped.jsonl.
+
+    A row without a score that is asked for is dropped. OUTPUT/report.md says what changed: lengths,
+    categories, and rows at the border. Compare with --by random, which is hard to beat.
+
+    [bold]Examples[/bold]
+
+      strop select rated --by accuracy --least accuracy=4.5 --keep 1000 -o chosen
+
+      strop select scored --by ifd --most ifd=1 --keep 1000 --per-category 200 -o chosen
+    """
+    from strop.selection.select import SelectConfig, spelled
+    from strop.selection.select import select as run
+
+    example = "a score and a number, such as ifd=1"
+    config = SelectConfig(
+        by=by,
+        keep=keep,
+        least=named_numbers("--least", least, example),
+        most=named_numbers("--most", most, example),
+        per_category=per_category,
+        duplicates=duplicates,
+        seed=seed,
+    )
+    print(spelled(run(data, output, config)))
+    say(f"written to {output}; look at {output / 'report.md'}")

@@ -1,0 +1,230 @@
+"""Choose rows by their scores, and say what became of every other.
+
+OUTPUT/rows.jsonl       the rows that were chosen, the best first
+OUTPUT/dropped.jsonl    the others, each with its reason
+OUTPUT/report.md        what changed: lengths, categories, scores, rows at the border
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from strop.data import sha256_file, sha256_json, write_rows, write_text
+from strop.data.duplicates import repeated
+from strop.data.instructions import Instruction, read_instructions, unique
+from strop.errors import StropError, unknown_name
+from strop.selection.report import report
+from strop.selection.rubric import shown
+from strop.stage import ROWS, Facts, rows_path, run_stage
+
+DROPPED, REPORT = "dropped.jsonl", "report.md"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """What to choose; a row is chosen that no rule drops."""
+
+    by: str = RANDOM  #: score that ranks rows, highest first; -NAME lowest first; a*b a product
+    keep: int = 0  #: rows to keep; 0: all that the rules leave
+    least: Mapping[str, float] = field(default_factory=dict)  #: score -> drop rows below
+    most: Mapping[str, float] = field(default_factory=dict)  #: score -> drop rows above
+    per_category: int = 0  #: rows to keep of a category, at most; 0: no quota
+    duplicates: bool = False  #: whether rows that nearly repeat a better one are kept
+    seed: int = 0  #: of random choices, and of the order of equal scores
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if self.keep < 0 or self.per_category < 0:
+            raise StropError("numbers of rows must not be negative")
+        for name, value in [*self.least.items(), *self.most.items()]:
+            if not math.isfinite(value):
+                raise StropError(f"the bound of {name} must be a number, not {value}")
+
+
+Dropped = dict[str, str]  #: key of a row -> why it is not chosen
+
+
+def select(
+    data: Path, output: Path, config: SelectConfig | None = None, work: Path | None = None
+) -> Facts:
+    """Choose rows of a file, by the scores that `rate` and `score` gave them.
+
+    A row without a score that is asked for is dropped, never given a default. Raises StropError for
+    scores that no row has, and if nothing is left.
+    """
+    config = config or SelectConfig()
+    path = rows_path(data)
+    inputs = {"data": sha256_file(path)}
+
+    def make(directory: Path, place: Path) -> Facts:
+        records = read_instructions(path)
+        rows = unique(records.rows, path)
+        check_scores(rows, config)
+        kept, dropped = chosen(rows, config)
+        if not kept:
+            reason, count = Counter(dropped.values()).most_common(1)[0]
+            raise StropError(f"{path}: no row is left; of {len(rows)}, {count}: {reason}")
+        write_rows(directory / ROWS, (one.row for one in kept))
+        write_rows(
+            directory / DROPPED,
+            ({**one.row, "reason": dropped[one.key]} for one in rows if one.key in dropped),
+        )
+        facts = {
+            "rows": len(rows),
+            "kept": len(kept),
+            "rejected": len(records.rejected),
+            "dropped": dict(Counter(map(general, dropped.values())).most_common()),
+        }
+        write_text(directory / REPORT, report(rows, kept, dropped, config.by, facts))
+        return facts
+
+    return run_stage("select", output, asdict(config), inputs, make, work)
+
+
+def chosen(rows: Sequence[Instruction], config: SelectConfig) -> tuple[list[Instruction], Dropped]:
+    """Return the rows that are kept, best first, and why each other is not."""
+    dropped: Dropped = {}
+    left = list(rows)
+    for rule in (without_scores, out_of_bounds, repeats):
+        reasons = rule(left, config)
+        dropped |= reasons
+        left = [one for one in left if one.key not in reasons]
+    ranked = in_order(left, config)
+    kept: list[Instruction] = []
+    counts: Counter[str | None] = Counter()
+    for one in ranked:
+        if config.per_category and counts[one.category] >= config.per_category:
+            dropped[one.key] = f"category {one.category} is full"
+        elif config.keep and len(kept) >= config.keep:
+            dropped[one.key] = "beyond the budget"
+        else:
+            kept.append(one)
+            counts[one.category] += 1
+    return kept, dropped
+
+
+def without_scores(rows: Sequence[Instruction], config: SelectConfig) -> Dropped:
+    """Drop rows that lack a score which is asked for."""
+    found: Dropped = {}
+    for one in rows:
+        scores = scores_of(one)
+        lacking = [name for name in needed(config) if name not in scores]
+        if lacking:
+            found[one.key] = f"has no {lacking[0]}"
+    return found
+
+
+def out_of_bounds(rows: Sequence[Instruction], config: SelectConfig) -> Dropped:
+    """Drop rows whose scores are too low or too high."""
+    found: Dropped = {}
+    for one in rows:
+        scores = scores_of(one)
+        for name, bound in config.least.items():
+            if scores[name] < bound:
+                found[one.key] = f"{name} below {bound:g}"
+        for name, bound in config.most.items():
+            if scores[name] > bound:
+                found[one.key] = f"{name} above {bound:g}"
+    return found
+
+
+def repeats(rows: Sequence[Instruction], config: SelectConfig) -> Dropped:
+    """Drop rows that nearly repeat one that is ranked before them."""
+    if config.duplicates:
+        return {}
+    ranked = in_order(rows, config)
+    earlier = repeated([f"{shown(one.prompt)}\n{one.completion}" for one in ranked])
+    return {
+        one.key: f"repeats {ranked[place].key[:12]}"
+        for one, place in zip(ranked, earlier, strict=True)
+        if place is not None
+    }
+
+
+def in_order(rows: Sequence[Instruction], config: SelectConfig) -> list[Instruction]:
+    """Return rows by what ranks them, the best first; equal ones in random order."""
+    shuffled = sorted(rows, key=lambda one: sha256_json([config.seed, one.key]))
+    return shuffled if config.by == RANDOM else sorted(shuffled, key=rank(config.by), reverse=True)
+
+
+def rank(by: str) -> Callable[[Instruction], float]:
+    """Return the function that ranks rows: a score, one times others, or its negative."""
+    sign = -1.0 if by.startswith("-") else 1.0
+    names = factors(by)
+    return lambda one: sign * math.prod(scores_of(one)[name] for name in names)
+
+
+def factors(by: str) -> list[str]:
+    """Return the names of the scores in what ranks rows."""
+    return [] if by == RANDOM else [name.strip() for name in by.removeprefix("-").split("*")]
+
+
+def needed(config: SelectConfig) -> list[str]:
+    """Return the scores that a row must have."""
+    return list(dict.fromkeys([*config.least, *config.most, *factors(config.by)]))
+
+
+def scores_of(one: Instruction) -> Mapping[str, float]:
+    """Return the scores of a row."""
+    scores: Mapping[str, float] = one.row.get("scores", {})
+    return scores
+
+
+def check_scores(rows: Sequence[Instruction], config: SelectConfig) -> None:
+    """Raise StropError for scores that are no numbers, or that no row has."""
+    have: Counter[str] = Counter()
+    for one in rows:
+        scores = one.row.get("scores", {})
+        if not isinstance(scores, dict):
+            raise StropError(f"row {one.key[:12]}: scores is not an object")
+        for name, value in scores.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise StropError(f"row {one.key[:12]}: the score {name} is {value!r}, no number")
+        have.update(scores.keys())
+    for name in needed(config):
+        if not have[name]:
+            raise unknown_name("score", name, [*have, RANDOM])
+
+
+def spelled(facts: Facts) -> str:
+    """Say what was chosen."""
+    lines = [f"{facts['kept']} of {facts['rows']} rows kept"]
+    lines += [f"{count:>7} dropped: {reason}" for reason, count in facts["dropped"].items()]
+    return "\n".join(lines)
+
+
+def general(reason: str) -> str:
+    """Return a reason without what is of one row only."""
+    return re.sub(r"^repeats \w+$", "repeats another row", reason)
+
+
+def length_matched(lengths: Sequence[float], wanted: Sequence[float], seed: int) -> list[int]:
+    """Choose as many rows at random as `wanted` has lengths, of nearly the same lengths.
+
+    Each wanted length takes the row of the nearest length that is left, in random order. Returns
+    indices. Raises StropError for more than there are.
+    """
+    if len(wanted) > len(lengths):
+        raise StropError(f"{len(wanted)} rows are wanted of {len(lengths)}")
+    source = random.Random(seed)
+    ties = np.array([source.random() for _ in lengths])
+    order = np.lexsort((ties, np.asarray(lengths, dtype=np.float64)))
+    sizes = np.asarray(lengths, dtype=np.float64)[order]
+    free = np.ones(len(order), dtype=bool)
+    found = []
+    for length in source.sample(list(wanted), len(wanted)):
+        distance = np.where(free, abs(sizes - length), np.inf)
+        near = np.flatnonzero(distance == distance.min())
+        place = int(near[source.randrange(len(near))])
+        free[place] = False
+        found.append(int(order[place]))
+    return found

@@ -1,0 +1,86 @@
+"""Scores without a rater."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from strop.data import read_rows
+from strop.errors import StropError
+from strop.lm import LocalModel
+from strop.models import load, pack
+from strop.selection import scores as scoring
+from strop.selection.scores import SCORES, score, spelled
+
+TEXTS = [("Add one and two", "It is three."), ("Hello", "Hi there, you!"), ("x" * 600, "y")]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    rows = [{"instruction": prompt, "output": answer} for prompt, answer in TEXTS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("packed") / "tiny"
+    pack(str(tiny_model), "bfp8", place)
+    return place
+
+
+def test_losses_with_and_without_the_prompt(data: Path, packed: Path, tmp_path: Path) -> None:
+    facts = score(data, list(SCORES), tmp_path / "out", str(packed))
+    rows = read_rows(tmp_path / "out" / "rows.jsonl")
+    chat, raw = (LocalModel(load(str(packed)), chat) for chat in (True, False))
+    for (prompt, answer), row in zip(TEXTS[:2], rows, strict=False):
+        [(_, given)] = chat.score([(prompt, answer)])
+        [(_, alone)] = raw.score([("", answer)])
+        found = row["scores"]
+        assert found["loss"] == pytest.approx(given.loss)
+        assert found["perplexity"] == pytest.approx(math.exp(given.loss))
+        assert found["ifd"] == pytest.approx(given.loss / alone.loss)
+        assert found["ifd-perplexity"] == pytest.approx(math.exp(given.loss) / math.exp(alone.loss))
+        assert found["length"] == 3
+    assert rows[2]["scores"] == {"length": 1.0, "prompt-length": 1.0}  # it does not fit
+    assert facts["scored"]["ifd"] == 2
+    assert facts["failed"] == {"longer than the context of 512 tokens": 1}
+    assert "without losses: 1 longer than the context" in spelled(facts)
+
+
+def test_lengths_need_no_model(data: Path, tmp_path: Path) -> None:
+    facts = score(data, ["length"], tmp_path / "out")
+    assert facts["scored"] == {"length": 3}
+    with pytest.raises(StropError, match="ifd needs a model"):
+        score(data, ["length", "ifd"], tmp_path / "other")
+    with pytest.raises(StropError, match="did you mean 'length'"):
+        score(data, ["lenght"], tmp_path / "other")
+    with pytest.raises(StropError, match="which scores"):
+        score(data, [], tmp_path / "other")
+
+
+def test_who_is_interrupted_goes_on(
+    data: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "LOT", 1)
+    wanted = score(data, ["ifd"], tmp_path / "whole", str(packed))
+    calls = []
+    real = scoring.losses_or_reason
+
+    def broken(given: object, free: object) -> dict[str, object]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(given, free)
+
+    monkeypatch.setattr(scoring, "losses_or_reason", broken)
+    with pytest.raises(KeyboardInterrupt):
+        score(data, ["ifd"], tmp_path / "out", str(packed))
+    assert score(data, ["ifd"], tmp_path / "out", str(packed)) == wanted
+    assert len(calls) == 4
+    whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()
+    assert (tmp_path / "out" / "rows.jsonl").read_bytes() == whole

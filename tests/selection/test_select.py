@@ -1,0 +1,153 @@
+"""Rows that are chosen, and the reasons of the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strop.data import read_rows
+from strop.errors import StropError
+from strop.selection.select import SelectConfig, length_matched, select, spelled
+
+NOUNS = [
+    "stone",
+    "river",
+    "cloud",
+    "horse",
+    "window",
+    "garden",
+    "letter",
+    "winter",
+    "engine",
+    "mirror",
+    "candle",
+    "bridge",
+]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Twelve rows; the last has no score, the one before nearly repeats the first."""
+    found = []
+    for number, noun in enumerate(NOUNS):
+        found.append(
+            {
+                "instruction": f"Write about a {noun} and tell me all that you know of a {noun}",
+                "output": f"The {noun} is what it is. " * (number + 1),
+                "category": "even" if number % 2 == 0 else "odd",
+                "scores": {"accuracy": number % 5 + 0.5, "ifd": 0.5 + 0.1 * number},
+            }
+        )
+    found[10] = {**found[0], "output": found[0]["output"] + " "}
+    found[11]["scores"] = {"ifd": 0.9}
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return path
+
+
+def chosen(data: Path, **config: Any) -> tuple[list[int], dict[int, str]]:
+    """Return the numbers of the rows that are kept, best first, and why others are not."""
+    out = data.parent / f"out-{len(list(data.parent.iterdir()))}"
+    select(data, out, SelectConfig(**config))
+    number = {(row["instruction"], row["output"]): place for place, row in enumerate(rows())}
+    kept = [number[row["instruction"], row["output"]] for row in read_rows(out / "rows.jsonl")]
+    dropped = {
+        number[row["instruction"], row["output"]]: row["reason"]
+        for row in read_rows(out / "dropped.jsonl")
+    }
+    assert sorted([*kept, *dropped]) == list(range(12))
+    return kept, dropped
+
+
+def test_the_best_by_a_score(data: Path) -> None:
+    kept, dropped = chosen(data, by="ifd", keep=3)
+    assert kept == [9, 8, 7]
+    assert dropped[10].startswith("repeats ") or dropped[0].startswith("repeats ")
+    assert dropped[6] == "beyond the budget"
+    assert chosen(data, by="-ifd", keep=2)[0][1] == 1
+    assert chosen(data, by="accuracy*ifd", keep=1)[0] == [9]
+
+
+def test_rules_drop_with_their_reasons(data: Path) -> None:
+    kept, dropped = chosen(data, by="ifd", least={"accuracy": 2.5}, most={"ifd": 1.25})
+    assert kept == [7, 4, 3, 2]
+    assert dropped[11] == "has no accuracy"
+    assert dropped[1] == "accuracy below 2.5"
+    assert dropped[9] == "ifd above 1.25"
+    assert 10 in chosen(data, by="ifd", duplicates=True)[0]
+
+
+def test_quotas(data: Path) -> None:
+    kept, dropped = chosen(data, by="ifd", per_category=2)
+    assert kept == [9, 8, 7, 6]
+    assert dropped[5] == "category odd is full"
+
+
+def test_random_rows_follow_from_the_seed_and_not_from_the_order(data: Path) -> None:
+    first = chosen(data, keep=5)[0]
+    assert first != chosen(data, keep=5, seed=1)[0]
+    lines = data.read_text().splitlines()
+    data.write_text("\n".join(lines[::-1]))
+    assert chosen(data, keep=5)[0] == first
+
+
+def test_the_report_says_what_changed(data: Path, tmp_path: Path) -> None:
+    facts = select(data, tmp_path / "out", SelectConfig(by="ifd", keep=3))
+    report = (tmp_path / "out" / "report.md").read_text()
+    for part in ("3 of 12 rows are kept", "| words of the answer | kept |", "| even |", "ifd 1.2"):
+        assert part in report
+    assert facts["dropped"] == {"beyond the budget": 8, "repeats another row": 1}
+    assert "3 of 12 rows kept" in spelled(facts)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"by": "acuracy"}, "did you mean 'accuracy'"),
+        ({"least": {"reward": 1.0}}, "unknown score 'reward'"),
+        ({"by": "ifd", "least": {"ifd": 9.0}}, "no row is left; of 12, 12: ifd below 9"),
+        ({"keep": -1}, "not be negative"),
+        ({"least": {"ifd": float("nan")}}, "must be a number"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said(data: Path, config: dict[str, Any], said: str) -> None:
+    with pytest.raises(StropError, match=said):
+        chosen(data, **config)
+
+
+@pytest.mark.parametrize("scores", [[], {"ifd": "1"}, {"ifd": True}, {"ifd": None}])
+def test_scores_that_are_none(data: Path, scores: Any) -> None:
+    data.write_text(json.dumps({**rows()[0], "scores": scores}))
+    with pytest.raises(StropError, match=r"scores is not an object|no number"):
+        select(data, data.parent / "out", SelectConfig(by="ifd"))
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(0, 5), st.data())
+def test_length_matched_rows_are_different_and_as_long(
+    lengths: list[int], seed: int, draw: st.DataObject
+) -> None:
+    wanted = draw.draw(st.lists(st.sampled_from(lengths), max_size=len(lengths), unique=True))
+    found = length_matched(lengths, wanted, seed)
+    assert len(set(found)) == len(found) == len(wanted)
+    assert sorted(lengths[place] for place in found) == sorted(wanted)  # the same ones exist
+
+
+def test_length_matched_rows_are_random_among_equals() -> None:
+    lengths = [1.0] * 50 + [9.0] * 50
+    counts = np.zeros(100)
+    for seed in range(200):
+        counts[length_matched(lengths, [9.0] * 10, seed)] += 1
+    assert counts[:50].sum() == 0
+    assert counts[50:].min() > 20  # 40 are expected, with a deviation of 5.7
+    with pytest.raises(StropError, match="101 rows are wanted of 100"):
+        length_matched(lengths, [1.0] * 101, 0)
