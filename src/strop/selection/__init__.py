@@ -1,0 +1,1 @@
+"""Which examples to train on, and how many are enough."""

@@ -1,0 +1,276 @@
+"""How many training examples are enough, by the held-out losses of runs on nested subsets.
+
+A power law that ends in a floor is fitted to the losses, L(n) = E + A n^-b (Hestness et al. 2017,
+arXiv 1712.00409), and is read between the smallest and the largest size only. The intervals are
+over seeds, which are independent; the subsets of one seed lie in each other, so their losses are
+not. They say nothing of other examples than those that the subsets were taken of.
+
+The intervals are percentile intervals stretched for few seeds, because no mean of three seeds lies
+outside the three. In our simulation (300 studies each of exponents 0.2 to 1.5 with noise of 3% to
+30% of the gain) they held the truth in 92% to 97% of studies with 5 or 8 seeds, and in 87% to 96%
+with 3. At a level that is widened instead, as in strop.stats.bootstrap, it is 69% to 82% with 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.errors import StropError
+from strop.stats import Interval, student
+from strop.stats.student import student_quantile
+
+Floats = NDArray[np.float64]
+Fits = tuple[Floats, Floats, Floats]  #: floors, scales and exponents of some curves, (rows,) each
+
+LEAST_SIZES = 3  #: a curve has three parameters
+LEAST_SEEDS = 3  #: for an interval
+MOST_SEEDS = 32  #: in all, that are ever asked for
+EXPONENTS = np.geomspace(0.05, 3.0, 41)  #: from nearly a logarithm to a fall within one doubling
+STEPS = 30  #: of the golden section, after which an exponent is known to 1e-7 of itself
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+WIDEST = 0.5  #: of the measured range that the interval of a size may span, in logarithms
+MISFIT = 0.25  #: of the gain by which the mean loss of a size may be off the curve
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run on a subset of the examples; the subsets of one seed are nested."""
+
+    size: int  #: number of training examples
+    seed: int  #: of the subset and of the training
+    loss: float  #: after training, on held-out examples
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what no curve can be fitted to."""
+        if self.size < 1:
+            raise StropError(f"a run with seed {self.seed} has size {self.size}: it must be over 0")
+        if not math.isfinite(self.loss):
+            raise StropError(
+                f"the run of size {self.size} with seed {self.seed} has loss {self.loss}: "
+                "run it again, or leave its seed out"
+            )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The held-out loss by the number of training examples: floor + scale * size^-exponent."""
+
+    floor: float  #: what the loss falls to; it may lie below zero, far from what was measured
+    scale: float  #: how much falls; 0: nothing does, and the exponent means nothing
+    exponent: float  #: how fast it falls
+
+    def loss(self, size: float) -> float:
+        """Return the loss after training on so many examples."""
+        return self.floor + self.scale * size**-self.exponent
+
+
+@dataclass(frozen=True)
+class Enough:
+    """How many examples are enough; what cannot be known is None."""
+
+    verdict: Literal["enough", "cannot tell"]
+    reason: str  #: in a sentence
+    size: Interval | None = None  #: number of examples that give the share of the gain
+    gain: Interval | None = None  #: by which the largest size made the loss lower
+    slope: Interval | None = None  #: by which the loss falls per doubling, at the largest size
+    more_seeds: int | None = None  #: that are expected to tell; None where seeds would not
+
+
+def fit(runs: Iterable[Run]) -> Curve:
+    """Fit a curve to runs, by least squares.
+
+    The scale is not negative and the exponent lies within `EXPONENTS`. The floor is free: to hold
+    it above zero would bend the curve where it was measured for the sake of where it was not.
+    Raises StropError for fewer than three sizes.
+    """
+    rows = sorted(runs, key=lambda run: (run.size, run.seed, run.loss))
+    if len({run.size for run in rows}) < LEAST_SIZES:
+        raise StropError(f"a curve needs runs of at least {LEAST_SIZES} sizes: add some")
+    largest = rows[-1].size
+    shares = np.array([run.size / largest for run in rows])
+    curve = first(fitted(shares, np.array([[run.loss for run in rows]])))
+    return replace(curve, scale=curve.scale * largest**curve.exponent)
+
+
+def enough(
+    runs: Iterable[Run],
+    untrained: float | None = None,
+    share: float = 0.95,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Enough:
+    """Find how many examples give a share of the gain, with a bootstrap interval over seeds.
+
+    The gain is what the largest size takes off the loss of the smallest or, where it is given, off
+    `untrained`, the loss before training. Nothing is guessed beyond the largest size, but if the
+    share is reached only after the size before it, the reason says that more data would help. One
+    cannot tell with fewer than three sizes or seeds or with a run missing, without a significant
+    gain, if the interval spans half of the measured range, or if no falling curve fits. Raises
+    StropError for two runs of one size and seed, and for settings out of range.
+    """
+    for name, value in (("share", share), ("level", level)):
+        if not 0.0 < value < 1.0:
+            raise StropError(f"the {name} lies between 0 and 1, not {value}")
+    if untrained is not None and not math.isfinite(untrained):
+        raise StropError(f"the loss before training is {untrained}: measure it, or leave it out")
+    sizes, seeds, losses = tabulated(runs)
+    lacking = what_lacks(sizes, seeds, losses)
+    if lacking:
+        return lacking
+
+    smallest, largest = sizes[0], sizes[-1]
+    shares = np.array([size / largest for size in sizes])
+    means = resampled_means(losses, resamples, seed)
+    fits = fitted(shares, means)
+    gain = student((losses[:, 0] if untrained is None else untrained) - losses[:, -1], level)
+    slope = stretched(fits[1] * fits[2] * math.log(2.0), len(seeds), level)
+    logs = stretched(log_reached(fits, shares[0], untrained, share), len(seeds), level)
+    ends = np.exp(np.clip([logs.estimate, logs.low, logs.high], np.log(shares[0]), 0.0))
+    size = Interval(*(float(end) for end in ends * largest), len(seeds), level)
+
+    limit = (largest / smallest) ** WIDEST
+    more = seeds_to_tell(logs, math.log(limit), gain)
+    if gain.low <= 0.0:
+        start = "no training" if untrained is not None else f"{smallest:,}"
+        reason = f"nothing measurable was learned: the gain from {start} to {largest:,} is {gain}"
+        return Enough("cannot tell", reason, gain=gain, more_seeds=more)
+    reached = f"{100.0 * share:.4g}% of the gain is reached with {size:,.0f} examples"
+    if size.high >= limit * size.low:
+        reason = f"{reached}, but the interval must span less than a factor of {limit:.3g}"
+        return Enough("cannot tell", reason, size, gain, slope, more)
+    curve = first(fits)
+    off = max(abs(mean - curve.loss(at)) for at, mean in zip(shares, means[0], strict=True))
+    if off > MISFIT * gain.estimate:
+        reason = f"the losses follow no falling curve: one is {off:.3g} off, of a gain of {gain}"
+        return Enough("cannot tell", reason, gain=gain)
+    if size.estimate > sizes[-2]:
+        reached += f", and more would still help: per doubling the loss falls by {slope}"
+    elif math.isclose(size.estimate, smallest):
+        reached += ", the smallest size, or with fewer"
+    return Enough("enough", reached, size, gain, slope)
+
+
+def tabulated(runs: Iterable[Run]) -> tuple[list[int], list[int], Floats]:
+    """Return the sizes, the seeds and the losses (seeds, sizes), NaN where there is no run."""
+    losses: dict[tuple[int, int], float] = {}
+    for run in runs:
+        if (run.seed, run.size) in losses:
+            raise StropError(f"two runs have size {run.size} and seed {run.seed}: leave one out")
+        losses[run.seed, run.size] = run.loss
+    sizes, seeds = sorted({size for _, size in losses}), sorted({seed for seed, _ in losses})
+    rows = [[losses.get((seed, size), math.nan) for size in sizes] for seed in seeds]
+    return sizes, seeds, np.array(rows)
+
+
+def what_lacks(sizes: Sequence[int], seeds: Sequence[int], losses: Floats) -> Enough | None:
+    """Return why nothing can be told of the runs that there are, if so."""
+    if len(sizes) < LEAST_SIZES:
+        return Enough("cannot tell", f"{len(sizes)} sizes were run, and it takes {LEAST_SIZES}")
+    if len(seeds) < LEAST_SEEDS:
+        reason = f"{len(seeds)} seeds were run, and it takes at least {LEAST_SEEDS}"
+        return Enough("cannot tell", reason, more_seeds=LEAST_SEEDS - len(seeds))
+    if np.isnan(losses).any():
+        row, column = np.argwhere(np.isnan(losses))[0]
+        reason = f"seed {seeds[row]} was not run at size {sizes[column]}: run it, or leave it out"
+        return Enough("cannot tell", reason)
+    return None
+
+
+def resampled_means(losses: Floats, resamples: int, seed: int) -> Floats:
+    """Return the mean losses (1 + resamples, sizes) of the seeds, and of seeds drawn from them."""
+    count = len(losses)
+    drawn = np.random.default_rng(seed).multinomial(count, [1.0 / count] * count, resamples)
+    return np.concatenate([np.ones((1, count)), drawn]) @ losses / count
+
+
+def fitted(shares: Floats, losses: Floats) -> Fits:
+    """Fit a curve over sizes, as shares (n,) of the largest, to each row of losses (rows, n).
+
+    For a given exponent the rest is linear. The best of a grid is refined by the golden section.
+    """
+    grid = np.stack([linear(shares, losses, np.full(1, one))[2] for one in EXPONENTS])
+    best = grid.argmin(axis=0)
+    low = np.log(EXPONENTS[np.maximum(best - 1, 0)])
+    high = np.log(EXPONENTS[np.minimum(best + 1, len(EXPONENTS) - 1)])
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    at_left, at_right = (linear(shares, losses, np.exp(logs))[2] for logs in (left, right))
+    for _ in range(STEPS):
+        fell = at_left < at_right
+        low, high = np.where(fell, low, left), np.where(fell, right, high)
+        probe = np.where(fell, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
+        at_probe = linear(shares, losses, np.exp(probe))[2]
+        left, right = np.where(fell, probe, right), np.where(fell, left, probe)
+        at_left, at_right = np.where(fell, at_probe, at_right), np.where(fell, at_left, at_probe)
+    exponents = np.exp((low + high) / 2.0)
+    floors, scales, _ = linear(shares, losses, exponents)
+    return floors, scales, exponents
+
+
+def linear(shares: Floats, losses: Floats, exponents: Floats) -> Fits:
+    """Return the floors and scales that fit best for given exponents, and the squared errors."""
+    x = shares ** -exponents[:, None]
+    from_x = x - x.mean(axis=1, keepdims=True)
+    from_y = losses - losses.mean(axis=1, keepdims=True)
+    scales = np.maximum((from_x * from_y).sum(axis=1) / (from_x**2).sum(axis=1), 0.0)
+    floors = losses.mean(axis=1) - scales * x.mean(axis=1)
+    return floors, scales, ((from_y - scales[:, None] * from_x) ** 2).sum(axis=1)
+
+
+def first(fits: Fits) -> Curve:
+    """Return the first of some curves."""
+    floor, scale, exponent = (float(found[0]) for found in fits)
+    return Curve(floor, scale, exponent)
+
+
+def log_reached(fits: Fits, smallest: float, untrained: float | None, share: float) -> Floats:
+    """Return the logarithms of the shares of the largest size that give a share of the gain.
+
+    A flat curve gives all that it gives with the smallest size.
+    """
+    floors, scales, exponents = fits
+    most = smallest**-exponents
+    gains = scales * (most - 1.0) if untrained is None else untrained - floors - scales
+    in_scales = np.divide(gains, scales, out=np.full_like(gains, np.inf), where=scales > 0.0)
+    powers = np.clip(1.0 + (1.0 - share) * in_scales, 1.0, most)
+    found: Floats = -np.log(powers) / exponents
+    return found
+
+
+def stretched(replicates: Floats, count: int, level: float) -> Interval:
+    """Return the percentile interval of a bootstrap of few samples; the first is the estimate.
+
+    Its distances from the estimate grow by t sqrt(n / (n - 1)) / z, as far as the level is widened
+    in strop.stats.resampling.
+    """
+    estimate, upper = float(replicates[0]), (1.0 + level) / 2.0
+    low, high = (float(end) for end in np.quantile(replicates[1:], [1.0 - upper, upper]))
+    factor = student_quantile(upper, count - 1) / NormalDist().inv_cdf(upper)
+    factor *= math.sqrt(count / (count - 1))
+    low, high = min(low - estimate, 0.0), max(high - estimate, 0.0)
+    return Interval(estimate, estimate + factor * low, estimate + factor * high, count, level)
+
+
+def seeds_to_tell(logs: Interval, limit: float, gain: Interval) -> int | None:
+    """Return how many more seeds make an interval as narrow as the limit, and the gain significant.
+
+    Intervals shrink with the square root of the seeds, and with the quantile of Student's t.
+    """
+
+    def half_width(count: int) -> float:
+        """Return that of a mean, in deviations."""
+        return student_quantile((1.0 + gain.level) / 2.0, count - 1) / math.sqrt(count)
+
+    for count in range(gain.n + 1, MOST_SEEDS + 1):
+        shrunk = half_width(count) / half_width(gain.n)
+        narrow = shrunk * (logs.high - logs.low) < limit
+        if narrow and shrunk * (gain.high - gain.estimate) < gain.estimate:
+            return count - gain.n
+    return None

@@ -1,0 +1,317 @@
+"""Tasks from their files to figures, by models that are written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from strop.data import Prompt, read_json, read_rows
+from strop.decoding import Sampling
+from strop.errors import StropError, StropFailure
+from strop.evaluation import evaluate as evaluation
+from strop.evaluation.evaluate import described, evaluate, spelled
+from strop.evaluation.kinds import KINDS, kind_of
+from strop.evaluation.tasks import Task, open_task, task_names, task_rows, without_letters
+from strop.lm import Answer, Failed, LocalModel, Scores
+from strop.models import load, pack
+
+CHOICE = """\
+title: Colours
+data: {path: rows.jsonl}
+kind: choice
+prompt: "{{ question }}\\nAnswer:"
+choices: "{{ options | without_letters }}"
+answer: "{{ answer | without_letters }}"
+"""
+MATCH = """\
+title: Sums
+data: {path: sums.jsonl}
+kind: match
+prompt: "{{ question }}"
+answer: "{{ answer }}"
+extract: number
+stop: ["\\n"]
+"""
+
+
+class Written:
+    """A model whose answers and scores are written down."""
+
+    chat = True
+
+    def __init__(self, name: str, answers: dict[str, Any], dies_after: int = 10**9) -> None:
+        self.name = self.identity = name
+        self.answers, self.dies_after = answers, dies_after
+        self.asked: list[str] = []
+
+    def note(self, prompt: Prompt) -> str:
+        if len(self.asked) >= self.dies_after:
+            raise KeyboardInterrupt
+        self.asked.append(str(prompt))
+        return str(prompt)
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Answer | Failed]]:
+        for number, prompt in reversed([*enumerate(prompts)]):
+            found = self.answers[self.note(prompt)]
+            yield number, found if isinstance(found, Failed) else Answer(found, "end", 1, 1)
+
+    def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:
+        for number, (prompt, answer) in reversed([*enumerate(pairs)]):
+            self.note(prompt)
+            found = self.answers[answer.strip()]
+            scores = Scores((float(found),) * len(answer.split()), False)
+            yield number, found if isinstance(found, Failed) else scores
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "colours.yaml").write_text(CHOICE)
+    (tmp_path / "sums.yaml").write_text(MATCH)
+    options = "A. red\nB. light blue\nC. green"
+    rows = [
+        {"question": f"Which {n}?", "options": options, "answer": "B. light blue"} for n in range(9)
+    ]
+    rows.append({"question": "Which 9?", "options": options, "answer": "D. black"})
+    write(tmp_path / "rows.jsonl", rows)
+    write(tmp_path / "sums.jsonl", [{"question": f"{n} + 1?", "answer": n + 1} for n in range(20)])
+    return tmp_path
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def using(monkeypatch: pytest.MonkeyPatch, *models: Written) -> None:
+    known = {one.name: one for one in models}
+    monkeypatch.setattr(evaluation, "open_model", lambda name, remote=None: known[name])
+
+
+def sums(right: Sequence[int], text: str = "It is {}.") -> dict[str, Any]:
+    """Right answers to some sums, and wrong ones to the others."""
+    return {f"{n} + 1?": text.format(n + 1 if n in right else n + 5) for n in range(20)}
+
+
+def test_choices_by_three_measures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    using(monkeypatch, Written("m", {"red": -2.0, "light blue": -1.5, "green": -9.0}))
+    facts = evaluate("m", [str(folder / "colours.yaml")], folder / "out")
+    task = facts["tasks"]["colours"]
+    assert task["rows"] == 9
+    assert list(task["left_out"].values()) == [1]
+    assert "is not one of" in next(iter(task["left_out"]))
+    figures = {name: one["model"]["estimate"] for name, one in task["figures"].items()}
+    # Of both tokens -3 < -2; of a letter -0.3 > -0.67; of a token -1.5 > -2.
+    assert figures == {"accuracy": 0, "accuracy per letter": 1, "accuracy per token": 1}
+    [sample, *_] = read_rows(folder / "out" / "samples" / "colours.jsonl")
+    assert sample["log-probabilities"] == [-2.0, -3.0, -9.0]
+    assert (sample["right"], sample["choices"][1]) == (1, "light blue")
+    assert sample["prompt"] == "Which 0?\nAnswer:"
+
+
+def test_numbers_are_extracted_and_compared_by_value(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = sums(range(20)) | {
+        "0 + 1?": "First 7, then 1.0",
+        "1 + 1?": "no idea",
+        "2 + 1?": "3 or 4",
+        "3 + 1?": Failed("500"),
+    }
+    using(monkeypatch, Written("m", answers))
+    facts = evaluate("m", [str(folder / "sums.yaml")], folder / "out")
+    figures = facts["tasks"]["sums"]["figures"]
+    assert figures["exact match"]["model"]["n"] == 19
+    assert figures["exact match"]["model"]["estimate"] == pytest.approx(17 / 19)
+    assert figures["extracted anything"]["model"]["estimate"] == pytest.approx(18 / 19)
+    assert facts["tasks"]["sums"]["failed"] == [{"500": 1}]
+    assert "1 without an answer: 500" in spelled(facts)
+    assert "89.5 [68.6, 97.1]%  n = 19" in spelled(facts)
+
+
+def test_two_models_on_the_same_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    using(monkeypatch, Written("a", sums(range(18))), Written("b", sums(range(8, 20))))
+    facts = evaluate("a", [str(folder / "sums.yaml")], folder / "out", against="b")
+    found = facts["tasks"]["sums"]["figures"]["exact match"]
+    assert found["model"]["estimate"] == 0.9
+    assert found["against"]["estimate"] == 0.6
+    assert found["difference"]["estimate"] == pytest.approx(0.3)
+    assert found["p"] == pytest.approx(0.109375)  # 8 against 2 tosses of a coin
+    assert found["verdict"] == "cannot tell"
+    assert found["p_holm"] == found["p"]
+    assert len(read_rows(folder / "out" / "against" / "sums.jsonl")) == 20
+    assert read_json(folder / "out" / "results.json") == facts
+    assert "90.0% against 60.0%: +30.0" in spelled(facts)
+
+
+def test_several_tasks_are_corrected_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "again.yaml").write_text(MATCH)
+    using(monkeypatch, Written("a", sums(range(20))), Written("b", sums(range(6, 20))))
+    names = [str(folder / "sums.yaml"), str(folder / "again.yaml")]
+    tasks = evaluate("a", names, folder / "out", against="b")["tasks"]
+    p = [one["figures"]["exact match"] for one in tasks.values()]
+    assert [one["p"] for one in p] == pytest.approx([0.03125] * 2)
+    assert [one["p_holm"] for one in p] == pytest.approx([0.0625] * 2)
+
+
+def test_who_is_interrupted_asks_for_no_row_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(folder / "sums.yaml")
+    whole = Written("m", sums(range(7)))
+    using(monkeypatch, whole)
+    wanted = evaluate("m", [name], folder / "whole")
+    first = Written("m", sums(range(7)), dies_after=8)
+    using(monkeypatch, first)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("m", [name], folder / "out")
+    second = Written("m", sums(range(7)))
+    using(monkeypatch, second)
+    assert evaluate("m", [name], folder / "out") == wanted
+    assert sorted(first.asked + second.asked) == sorted(whole.asked)
+    samples = [folder / place / "samples" / "sums.jsonl" for place in ("out", "whole")]
+    assert samples[0].read_bytes() == samples[1].read_bytes()
+
+
+def test_examples_and_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "shown.yaml").write_text(MATCH + "examples: [{question: '8 + 1?', answer: 9}]\n")
+    model = Written("m", {f"8 + 1? 9\n\n{n} + 1?": "1" for n in range(20)})
+    using(monkeypatch, model)
+    facts = evaluate("m", [str(folder / "shown.yaml")], folder / "out", limit=3)
+    assert facts["tasks"]["shown"]["rows"] == 3
+    assert model.asked[-1] == "8 + 1? 9\n\n0 + 1?"
+
+
+def test_instructions_and_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "words.yaml").write_text(
+        "title: Words\ndata: {path: words.jsonl}\nkind: instructions\nprompt: '{{ prompt }}'\n"
+    )
+    few = {"num_words": 3, "relation": "less than"}
+    ids = ["punctuation:no_comma", "length_constraints:number_words"]
+    row = {"instruction_id_list": ids, "kwargs": [{}, few]}
+    write(folder / "words.jsonl", [{"prompt": one, **row} for one in ("a", "b")])
+    (folder / "code.yaml").write_text(
+        "title: Code\ndata: {path: code.jsonl}\nkind: code\nprompt: '{{ prompt }}'\n"
+        "tests: |\n  {{ prompt }}{{ completion }}\n  assert double(4) == 8\n"
+    )
+    write(folder / "code.jsonl", [{"prompt": f"# {n}\ndef double(x):\n"} for n in range(2)])
+    answers = {
+        "a": "Two words",
+        "b": "Yes, three words",
+        "# 0\ndef double(x):\n": "    return 2 * x",
+        "# 1\ndef double(x):\n": "    return x",
+    }
+    using(monkeypatch, Written("m", answers))
+    names = [str(folder / "words.yaml"), str(folder / "code.yaml")]
+    tasks = evaluate("m", names, folder / "out")["tasks"]
+    assert tasks["words"]["figures"]["all followed"]["model"]["estimate"] == 0.5
+    assert tasks["words"]["figures"]["share followed"]["model"]["estimate"] == 0.5
+    assert tasks["code"]["figures"]["passed"]["model"]["estimate"] == 0.5
+    assert read_rows(folder / "out" / "samples" / "code.jsonl")[1]["outcome"] == "wrong"
+
+
+def test_a_packed_model_chooses_as_its_scores_say(
+    folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    pack(str(tiny_model), "bfp8", tmp_path / "packed")
+    name = str(folder / "colours.yaml")
+    facts = evaluate(str(tmp_path / "packed"), [name], tmp_path / "out", limit=2)
+    assert facts["tasks"]["colours"]["chat"] == [False]
+    samples = read_rows(tmp_path / "out" / "samples" / "colours.jsonl")
+    raw = LocalModel(load(str(tmp_path / "packed")), chat=False)
+    for sample in samples:
+        pairs = [(sample["prompt"], f" {one}") for one in sample["choices"]]
+        totals = [scores.total for _, scores in sorted(raw.score(pairs))]
+        assert sample["log-probabilities"] == pytest.approx(totals)
+        assert sample["accuracy"] == float(np.argmax(totals) == sample["right"])
+    chatty = evaluate(str(tmp_path / "packed"), [name], tmp_path / "chat", limit=2, chat=True)
+    assert chatty["tasks"]["colours"]["chat"] == [True]
+    other = read_rows(tmp_path / "chat" / "samples" / "colours.jsonl")
+    assert other[0]["log-probabilities"] != samples[0]["log-probabilities"]
+
+
+def test_the_tasks_that_come_with_strop_are_whole() -> None:
+    for name in task_names():
+        task = open_task(name)
+        assert kind_of(task) in KINDS.values()
+        assert "arXiv" in task.title
+        assert name in described()
+    rows = task_rows(open_task("instructions"), 5)
+    assert len(rows) == 5
+    for row in rows:
+        KINDS["instructions"].check(open_task("instructions"), row)
+
+
+def test_rows_that_a_library_makes(folder: Path) -> None:
+    (folder / "chain.yaml").write_text(
+        "title: Chains\nkind: match\nprompt: '{{ question }}'\nanswer: '{{ answer }}'\n"
+        "extract: number\ndata: {generator: reasoning-gym, name: chain_sum, size: 6, seed: 3}\n"
+    )
+    task = open_task(str(folder / "chain.yaml"))
+    rows = task_rows(task)
+    assert len(rows) == 6
+    assert rows == task_rows(task)
+    assert rows[:2] == task_rows(task, 2)
+    KINDS["match"].check(task, rows[0])
+
+
+def test_letters_before_options() -> None:
+    assert without_letters("\nA. one\nB) A. Lincoln\n\nC. three ") == "one\nA. Lincoln\nthree"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: choice", "a task needs title"),
+        (CHOICE.replace("kind: choice", "kind: choise"), "unknown kind 'choise'"),
+        (CHOICE + "max_tokens: 0\n", "at least 1"),
+        (CHOICE + "chioces: 3\n", "did you mean 'choices'"),
+        (CHOICE.replace("rows.jsonl", "none.jsonl"), "none.jsonl"),
+        (CHOICE.replace("{path: rows.jsonl}", "{pth: rows.jsonl}"), "data is a path, or package"),
+        (CHOICE.replace("{path: rows.jsonl}", "{generator: gym}"), "unknown generator 'gym'"),
+        (CHOICE.replace("{path: rows.jsonl}", "{generator: instructions}"), "a size and a seed"),
+        (CHOICE.replace("{{ question }}", "{{ qestion }}"), "no row can be asked; 10 of 10"),
+        (CHOICE.replace("{{ question }}", "{{ question"), "no row can be asked"),
+        (MATCH.replace("extract: number", "extract: '('"), "extract: "),
+        (MATCH.replace('["\\n"]', "3"), "stop must be a list"),
+        ("[", "not YAML"),
+        ("- a", "a task is an object"),
+    ],
+)
+def test_what_is_no_task_is_one_line(
+    folder: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    using(monkeypatch, Written("m", {}))
+    (folder / "bad.yaml").write_text(text)
+    with pytest.raises(StropError, match=said) as caught:
+        evaluate("m", [str(folder / "bad.yaml")], folder / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_evaluated_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = str(folder / "sums.yaml")
+    using(monkeypatch, Written("m", sums(range(20)) | dict.fromkeys(sums([]), Failed("500"))))
+    with pytest.raises(StropFailure, match="0 rows were answered"):
+        evaluate("m", [name], folder / "out")
+    with pytest.raises(StropError, match="which tasks"):
+        evaluate("m", [], folder / "out")
+    with pytest.raises(StropError, match="one name"):
+        evaluate("m", [name, name], folder / "out")
+    with pytest.raises(StropError, match="did you mean 'openbookqa'"):
+        evaluate("m", ["openbook"], folder / "out")
+    (folder / "sums.jsonl").write_text("{}\n[]\n")
+    with pytest.raises(StropError, match=r"sums\.jsonl:2: not an object"):
+        task_rows(open_task(name))
+
+
+def test_task_hashes_follow_what_is_asked(folder: Path) -> None:
+    task = open_task(str(folder / "sums.yaml"))
+    assert task.hash == Task(**{**vars(task), "folder": Path("elsewhere")}).hash
+    assert task.hash != Task(**{**vars(task), "prompt": "{{ question }}!"}).hash
