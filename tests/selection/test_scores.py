@@ -34,7 +34,8 @@ def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_losses_with_and_without_the_prompt(data: Path, packed: Path, tmp_path: Path) -> None:
-    facts = score(data, list(SCORES), tmp_path / "out", str(packed))
+    names = [name for name in SCORES if name != "target"]
+    facts = score(data, names, tmp_path / "out", str(packed))
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
     chat, raw = (LocalModel(load(str(packed)), chat) for chat in (True, False))
     for (prompt, answer), row in zip(TEXTS[:2], rows, strict=False):
@@ -84,3 +85,16 @@ def test_who_is_interrupted_goes_on(
     assert len(calls) == 4
     whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()
     assert (tmp_path / "out" / "rows.jsonl").read_bytes() == whole
+
+
+def test_rows_that_are_like_a_target(data: Path, packed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.jsonl"
+    target.write_text(json.dumps({"prompt": TEXTS[0][0], "completion": TEXTS[0][1]}))
+    score(data, ["target"], tmp_path / "out", str(packed), target)
+    found = [row["scores"]["target"] for row in read_rows(tmp_path / "out" / "rows.jsonl")]
+    assert found[0] == pytest.approx(1)
+    assert max(found[1:]) < 0.9999
+    with pytest.raises(StropError, match="need each other"):
+        score(data, ["target"], tmp_path / "other", str(packed))
+    with pytest.raises(StropError, match="need each other"):
+        score(data, ["length"], tmp_path / "other", str(packed), target)

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from strop.data import read_rows
 from strop.errors import StropError
+from strop.models import load
+from strop.selection.diversity import target_cosines
+from strop.selection.embed import embed
 from strop.selection.select import SelectConfig, length_matched, select, spelled
 
 NOUNS = [
@@ -99,6 +102,25 @@ def test_random_rows_follow_from_the_seed_and_not_from_the_order(data: Path) -> 
     lines = data.read_text().splitlines()
     data.write_text("\n".join(lines[::-1]))
     assert chosen(data, keep=5)[0] == first
+
+
+def test_rows_that_differ(data: Path, tiny_model: Path) -> None:
+    model = str(tiny_model)
+    with pytest.raises(StropError, match="need a model"):
+        SelectConfig(by="k-center")
+    for by in ("k-center", "facility-location"):
+        kept, dropped = chosen(data, by=by, keep=4, model=model)
+        assert len(kept) == 4
+        assert list(dropped.values()).count("beyond the budget") == 7
+    texts = [(row["instruction"], row["output"]) for row in rows()]
+    vectors = embed(load(model), texts, data.parent / "embeddings")
+    cosines = target_cosines(vectors[:10], vectors[:10])
+    most = float(np.median(cosines))
+    kept, dropped = chosen(data, by="ifd", distinct=most, model=model)
+    assert kept[0] == 9
+    assert any(reason.startswith("is like ") for reason in dropped.values())
+    first = [place for place in kept if place < 10]
+    assert all(cosines[a, b] <= most for a in first for b in first if a != b)
 
 
 def test_the_report_says_what_changed(data: Path, tmp_path: Path) -> None:

@@ -68,11 +68,14 @@ def score(
     scores: Annotated[
         str,
         typer.Option(
-            help="Which, by commas: length, prompt-length, loss, perplexity, ifd, ifd-perplexity."
+            help="By commas: length, prompt-length, loss, perplexity, ifd, ifd-perplexity, target."
         ),
     ] = "length,ifd",
     model: Annotated[
         str | None, typer.Option(help="Model that reads the rows; lengths need none.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Rows like those that the model is for, for target.")
     ] = None,
     limit: Limit = 0,
 ) -> None:
@@ -89,7 +92,7 @@ def score(
     from strop.selection.scores import spelled
 
     names = [name.strip() for name in scores.split(",") if name.strip()]
-    print(spelled(run(data, names, output, model, limit)))
+    print(spelled(run(data, names, output, model, target, limit)))
     say(f"written to {output}")
 
 
@@ -99,7 +102,8 @@ def select(
     by: Annotated[
         str,
         typer.Option(
-            help="Score that ranks rows, highest first; -NAME: lowest first; a*b: their product."
+            help="Score that ranks rows, highest first; -NAME: lowest first; a*b: their product. "
+            "Or random, k-center, facility-location."
         ),
     ] = "random",
     keep: Annotated[int, typer.Option(help="Rows to keep; 0: all that are left.", min=0)] = 0,
@@ -115,6 +119,12 @@ def select(
     duplicates: Annotated[
         bool, typer.Option(help="Whether near-duplicates of better rows are kept.")
     ] = False,
+    distinct: Annotated[
+        float, typer.Option(help="Drop rows whose cosine to one that is kept is larger; 1: none.")
+    ] = 1.0,
+    model: Annotated[
+        str, typer.Option(help="Model that embeds rows, for distinct, k-center and the like.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of random choices.", min=0)] = 0,
 ) -> None:
     """Choose rows by their scores; each that is dropped has a reason, in OUTPUT/dropped.jsonl.
@@ -127,6 +137,8 @@ def select(
       strop select rated --by accuracy --least accuracy=4.5 --keep 1000 -o chosen
 
       strop select scored --by ifd --most ifd=1 --keep 1000 --per-category 200 -o chosen
+
+      strop select rated --by accuracy --distinct 0.9 --model small --keep 1000 -o chosen
     """
     from strop.selection.select import SelectConfig, spelled
     from strop.selection.select import select as run
@@ -139,6 +151,8 @@ def select(
         most=named_numbers("--most", most, example),
         per_category=per_category,
         duplicates=duplicates,
+        distinct=distinct,
+        model=model,
         seed=seed,
     )
     print(spelled(run(data, output, config)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
@@ -36,7 +36,6 @@ EXPONENTS = np.geomspace(0.05, 3.0, 41)  #: from nearly a logarithm to a fall wi
 STEPS = 30  #: of the golden section, after which an exponent is known to 1e-7 of itself
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 WIDEST = 0.5  #: of the measured range that the interval of a size may span, in logarithms
-MISFIT = 0.25  #: of the gain by which the mean loss of a size may be off the curve
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Curve:
 
     def loss(self, size: float) -> float:
         """Return the loss after training on so many examples."""
-        return self.floor + self.scale * size**-self.exponent
+        return self.floor + self.scale * math.pow(size, -self.exponent)
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,9 @@ def fit(runs: Iterable[Run]) -> Curve:
         raise StropError(f"a curve needs runs of at least {LEAST_SIZES} sizes: add some")
     largest = rows[-1].size
     shares = np.array([run.size / largest for run in rows])
-    curve = first(fitted(shares, np.array([[run.loss for run in rows]])))
-    return replace(curve, scale=curve.scale * largest**curve.exponent)
+    fits = fitted(shares, np.array([[run.loss for run in rows]]))
+    floor, scale, exponent = (float(found[0]) for found in fits)
+    return Curve(floor, scale * largest**exponent, exponent)
 
 
 def enough(
@@ -111,10 +111,11 @@ def enough(
 
     The gain is what the largest size takes off the loss of the smallest or, where it is given, off
     `untrained`, the loss before training. Nothing is guessed beyond the largest size, but if the
-    share is reached only after the size before it, the reason says that more data would help. One
-    cannot tell with fewer than three sizes or seeds or with a run missing, without a significant
-    gain, if the interval spans half of the measured range, or if no falling curve fits. Raises
-    StropError for two runs of one size and seed, and for settings out of range.
+    share is reached only after the size before it, the reason says that more would help. One cannot
+    tell with fewer than three sizes or seeds or without one of the runs, if the gain is not
+    significant, if the interval spans half of the measured range, and if the losses are off the
+    curve by more than the rest of the gain. Raises StropError for two runs of one size and seed,
+    and for settings out of range.
     """
     for name, value in (("share", share), ("level", level)):
         if not 0.0 < value < 1.0:
@@ -126,15 +127,14 @@ def enough(
     if lacking:
         return lacking
 
-    smallest, largest = sizes[0], sizes[-1]
+    count, smallest, largest = len(seeds), sizes[0], sizes[-1]
     shares = np.array([size / largest for size in sizes])
     means = resampled_means(losses, resamples, seed)
     fits = fitted(shares, means)
     gain = student((losses[:, 0] if untrained is None else untrained) - losses[:, -1], level)
-    slope = stretched(fits[1] * fits[2] * math.log(2.0), len(seeds), level)
-    logs = stretched(log_reached(fits, shares[0], untrained, share), len(seeds), level)
-    ends = np.exp(np.clip([logs.estimate, logs.low, logs.high], np.log(shares[0]), 0.0))
-    size = Interval(*(float(end) for end in ends * largest), len(seeds), level)
+    slope = stretched(fits[1] * fits[2] * math.log(2.0), count, level)
+    logs = stretched(log_reached(fits, shares[0], untrained, share), count, level)
+    size = within(logs, smallest, largest)
 
     limit = (largest / smallest) ** WIDEST
     more = seeds_to_tell(logs, math.log(limit), gain)
@@ -142,20 +142,20 @@ def enough(
         start = "no training" if untrained is not None else f"{smallest:,}"
         reason = f"nothing measurable was learned: the gain from {start} to {largest:,} is {gain}"
         return Enough("cannot tell", reason, gain=gain, more_seeds=more)
-    reached = f"{100.0 * share:.4g}% of the gain is reached with {size:,.0f} examples"
+    reason = f"{100.0 * share:.4g}% of the gain is reached with {size:,.0f} examples"
     if size.high >= limit * size.low:
-        reason = f"{reached}, but the interval must span less than a factor of {limit:.3g}"
+        reason += f", but the interval must span less than a factor of {limit:.3g}"
         return Enough("cannot tell", reason, size, gain, slope, more)
-    curve = first(fits)
-    off = max(abs(mean - curve.loss(at)) for at, mean in zip(shares, means[0], strict=True))
-    if off > MISFIT * gain.estimate:
-        reason = f"the losses follow no falling curve: one is {off:.3g} off, of a gain of {gain}"
-        return Enough("cannot tell", reason, gain=gain)
+    for at, residuals in zip(sizes, (means - predicted(fits, shares)).T, strict=True):
+        off = stretched(residuals, count, level)
+        if max(off.low, -off.high) > (1.0 - share) * gain.estimate:
+            reason = f"no falling curve fits: at size {at:,} the losses are off by {off}"
+            return Enough("cannot tell", reason, gain=gain)
     if size.estimate > sizes[-2]:
-        reached += f", and more would still help: per doubling the loss falls by {slope}"
+        reason += f", and more would still help: per doubling the loss falls by {slope}"
     elif math.isclose(size.estimate, smallest):
-        reached += ", the smallest size, or with fewer"
-    return Enough("enough", reached, size, gain, slope)
+        reason += ", the smallest size, or with fewer"
+    return Enough("enough", reason, size, gain, slope)
 
 
 def tabulated(runs: Iterable[Run]) -> tuple[list[int], list[int], Floats]:
@@ -179,7 +179,9 @@ def what_lacks(sizes: Sequence[int], seeds: Sequence[int], losses: Floats) -> En
         return Enough("cannot tell", reason, more_seeds=LEAST_SEEDS - len(seeds))
     if np.isnan(losses).any():
         row, column = np.argwhere(np.isnan(losses))[0]
-        reason = f"seed {seeds[row]} was not run at size {sizes[column]}: run it, or leave it out"
+        reason = (
+            f"seed {seeds[row]} was not run at size {sizes[column]}: run it, or leave the seed out"
+        )
         return Enough("cannot tell", reason)
     return None
 
@@ -224,10 +226,10 @@ def linear(shares: Floats, losses: Floats, exponents: Floats) -> Fits:
     return floors, scales, ((from_y - scales[:, None] * from_x) ** 2).sum(axis=1)
 
 
-def first(fits: Fits) -> Curve:
-    """Return the first of some curves."""
-    floor, scale, exponent = (float(found[0]) for found in fits)
-    return Curve(floor, scale, exponent)
+def predicted(fits: Fits, shares: Floats) -> Floats:
+    """Return the losses (rows, n) of curves at shares (n,) of the largest size."""
+    floors, scales, exponents = (found[:, None] for found in fits)
+    return floors + scales * shares**-exponents
 
 
 def log_reached(fits: Fits, smallest: float, untrained: float | None, share: float) -> Floats:
@@ -256,6 +258,13 @@ def stretched(replicates: Floats, count: int, level: float) -> Interval:
     factor *= math.sqrt(count / (count - 1))
     low, high = min(low - estimate, 0.0), max(high - estimate, 0.0)
     return Interval(estimate, estimate + factor * low, estimate + factor * high, count, level)
+
+
+def within(logs: Interval, smallest: int, largest: int) -> Interval:
+    """Return an interval of logarithms of shares of the largest size as one of measured sizes."""
+    ends = np.exp(np.clip([logs.estimate, logs.low, logs.high], math.log(smallest / largest), 0.0))
+    middle, low, high = (float(end) for end in largest * ends)
+    return Interval(middle, low, high, logs.n, logs.level)
 
 
 def seeds_to_tell(logs: Interval, limit: float, gain: Interval) -> int | None:

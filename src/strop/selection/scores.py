@@ -22,10 +22,13 @@ from strop.errors import StropError, unknown_name
 from strop.lm import Failed, LocalModel, Scores
 from strop.models import load
 from strop.models.identity import model_identity
+from strop.models.interface import Model
+from strop.selection.diversity import near_targets
+from strop.selection.embed import embed
 from strop.selection.rubric import shown
 from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
-JOURNAL = "scores.jsonl"
+JOURNAL, TARGET = "scores.jsonl", "target"
 LOT = 32  #: rows whose scores are computed together, and could be lost together
 
 Losses = tuple[float, float]  #: mean loss of an answer's token after its prompt, and without it
@@ -42,7 +45,7 @@ class Score:
     @property
     def needs_model(self) -> bool:
         """Tell whether a model has to read the row."""
-        return self.of_losses is not None
+        return self.of_row is None
 
 
 def words(one: Instruction) -> float:
@@ -71,6 +74,7 @@ SCORES: dict[str, Score] = {
         "perplexity of the answer over that without the prompt (Superfiltering)",
         of_losses=lambda one: math.exp(one[0] - one[1]),
     ),
+    TARGET: Score("largest cosine to a row of the target, by a model's states"),
 }
 
 
@@ -79,13 +83,15 @@ def score(
     names: Sequence[str],
     output: Path,
     model: str | None = None,
+    target: Path | None = None,
     limit: int = 0,
     work: Path | None = None,
 ) -> Facts:
     """Add scores to the rows of a file of instructions, or to the first so many of them.
 
-    The model reads each answer after its prompt, in its chat template, and alone, without one.
-    Raises StropError for unknown scores, and for ones that need a model if there is none.
+    The model reads each answer after its prompt, in its chat template, and alone, without one. For
+    the score `target` it also reads the rows of another file. Raises StropError for unknown scores,
+    and for ones that need a model, or a target, if there is none.
     """
     wanted = {name: known(name) for name in names}
     if not wanted:
@@ -93,20 +99,28 @@ def score(
     needy = [name for name, one in wanted.items() if one.needs_model]
     if needy and model is None:
         raise StropError(f"{needy[0]} needs a model that reads the rows")
+    if (TARGET in wanted) != (target is not None):
+        raise StropError("the score target and a file of target rows need each other")
     path = rows_path(data)
     records = read_instructions(path)
     rows = unique(records.rows, path)[: limit or None]
     inputs = {"data": sha256_file(path)}
     if needy and model is not None:
         inputs["model"] = model_identity(model)
+    if target is not None:
+        inputs["target"] = sha256_file(target)
     settings = {"scores": sorted(wanted), "limit": limit}
 
     def make(directory: Path, place: Path) -> Facts:
         losses: dict[str, Losses | str] = {}
-        if needy and model is not None:
+        near: dict[str, float] = {}
+        loaded = load(model) if needy and model is not None else None
+        if loaded and any(one.of_losses for one in wanted.values()):
             with Journal(place / JOURNAL) as journal:
-                losses = losses_of(rows, LocalModel(load(model)), journal)
-        found = [scored_row(one, wanted, losses.get(one.key)) for one in rows]
+                losses = losses_of(rows, LocalModel(loaded), journal)
+        if loaded and target is not None:
+            near = nearness(rows, read_instructions(target).rows, loaded, place)
+        found = [scored_row(one, wanted, losses.get(one.key), near.get(one.key)) for one in rows]
         report_rejected(records.rejected, len(rows) + len(records.rejected), directory / REJECTED)
         write_rows(directory / ROWS, found)
         failed = Counter(one for one in losses.values() if isinstance(one, str))
@@ -165,11 +179,29 @@ def of_journal(row: dict[str, Any]) -> Losses | str:
     return float(given), float(free)
 
 
+def nearness(
+    rows: Sequence[Instruction], targets: Sequence[Instruction], model: Model, work: Path
+) -> dict[str, float]:
+    """Return for each row, by its key, the largest cosine to a row of the target."""
+    embeddings, others = (
+        embed(model, [(one.prompt, one.completion) for one in some], work / name)
+        for some, name in ((rows, "rows"), (targets, "target"))
+    )
+    found = near_targets(embeddings, others, by="max").tolist()
+    return {one.key: value for one, value in zip(rows, found, strict=True)}
+
+
 def scored_row(
-    one: Instruction, wanted: dict[str, Score], losses: Losses | str | None
+    one: Instruction,
+    wanted: dict[str, Score],
+    losses: Losses | str | None,
+    near: float | None,
 ) -> dict[str, Any]:
     """Return a row with its scores."""
-    return {**one.row, "scores": {**one.row.get("scores", {}), **dict(values(one, wanted, losses))}}
+    found = dict(values(one, wanted, losses))
+    if near is not None:
+        found[TARGET] = near
+    return {**one.row, "scores": {**one.row.get("scores", {}), **found}}
 
 
 def values(

@@ -21,6 +21,10 @@ from strop.data import sha256_file, sha256_json, write_rows, write_text
 from strop.data.duplicates import repeated
 from strop.data.instructions import Instruction, read_instructions, unique
 from strop.errors import StropError, unknown_name
+from strop.models import load
+from strop.models.identity import model_identity
+from strop.selection.diversity import Indices, distinct, facility_location, k_center
+from strop.selection.embed import Embeddings, embed
 from strop.selection.report import report
 from strop.selection.rubric import shown
 from strop.stage import ROWS, Facts, rows_path, run_stage
@@ -33,12 +37,16 @@ RANDOM = "random"
 class SelectConfig:
     """What to choose; a row is chosen that no rule drops."""
 
-    by: str = RANDOM  #: score that ranks rows, highest first; -NAME lowest first; a*b a product
+    #: what ranks rows: a score, highest first; -NAME lowest first; a*b a product; random, k-center
+    #: or facility-location
+    by: str = RANDOM
     keep: int = 0  #: rows to keep; 0: all that the rules leave
     least: Mapping[str, float] = field(default_factory=dict)  #: score -> drop rows below
     most: Mapping[str, float] = field(default_factory=dict)  #: score -> drop rows above
     per_category: int = 0  #: rows to keep of a category, at most; 0: no quota
     duplicates: bool = False  #: whether rows that nearly repeat a better one are kept
+    distinct: float = 1.0  #: drop rows whose cosine to one that is kept is larger; 1: none
+    model: str = ""  #: that embeds rows, for distinct, k-center and facility-location
     seed: int = 0  #: of random choices, and of the order of equal scores
 
     def __post_init__(self) -> None:
@@ -48,6 +56,15 @@ class SelectConfig:
         for name, value in [*self.least.items(), *self.most.items()]:
             if not math.isfinite(value):
                 raise StropError(f"the bound of {name} must be a number, not {value}")
+        if not -1.0 < self.distinct <= 1.0:
+            raise StropError(f"distinct is a cosine, above -1 and at most 1, not {self.distinct}")
+        if self.embeds and not self.model:
+            raise StropError("rows that differ need a model that embeds them")
+
+    @property
+    def embeds(self) -> bool:
+        """Tell whether rows are to be embedded."""
+        return self.distinct < 1.0 or self.by in SPREADS
 
 
 Dropped = dict[str, str]  #: key of a row -> why it is not chosen
@@ -64,12 +81,14 @@ def select(
     config = config or SelectConfig()
     path = rows_path(data)
     inputs = {"data": sha256_file(path)}
+    if config.embeds:
+        inputs["model"] = model_identity(config.model)
 
     def make(directory: Path, place: Path) -> Facts:
         records = read_instructions(path)
         rows = unique(records.rows, path)
         check_scores(rows, config)
-        kept, dropped = chosen(rows, config)
+        kept, dropped = chosen(rows, config, place)
         if not kept:
             reason, count = Counter(dropped.values()).most_common(1)[0]
             raise StropError(f"{path}: no row is left; of {len(rows)}, {count}: {reason}")
@@ -90,7 +109,9 @@ def select(
     return run_stage("select", output, asdict(config), inputs, make, work)
 
 
-def chosen(rows: Sequence[Instruction], config: SelectConfig) -> tuple[list[Instruction], Dropped]:
+def chosen(
+    rows: Sequence[Instruction], config: SelectConfig, work: Path
+) -> tuple[list[Instruction], Dropped]:
     """Return the rows that are kept, best first, and why each other is not."""
     dropped: Dropped = {}
     left = list(rows)
@@ -99,6 +120,9 @@ def chosen(rows: Sequence[Instruction], config: SelectConfig) -> tuple[list[Inst
         dropped |= reasons
         left = [one for one in left if one.key not in reasons]
     ranked = in_order(left, config)
+    if config.embeds and ranked:
+        ranked, reasons = spread(ranked, config, work)
+        dropped |= reasons
     kept: list[Instruction] = []
     counts: Counter[str | None] = Counter()
     for one in ranked:
@@ -110,6 +134,32 @@ def chosen(rows: Sequence[Instruction], config: SelectConfig) -> tuple[list[Inst
             kept.append(one)
             counts[one.category] += 1
     return kept, dropped
+
+
+def spread(
+    ranked: Sequence[Instruction], config: SelectConfig, work: Path
+) -> tuple[list[Instruction], Dropped]:
+    """Return rows in an order by which they differ, and drop those that differ too little."""
+    texts = [(one.prompt, one.completion) for one in ranked]
+    rows = embed(load(config.model), texts, work)
+    order: Sequence[int] = range(len(ranked))
+    if config.by in SPREADS:
+        first = SPREADS[config.by](rows, min(len(ranked), config.keep or len(ranked))).tolist()
+        taken = set(first)
+        order = [*first, *(place for place in order if place not in taken)]
+    dropped: Dropped = {}
+    if config.distinct < 1.0:
+        kept, like = distinct(rows, order, config.distinct)
+        order = kept.tolist()
+        dropped = {ranked[a].key: f"is like {ranked[b].key[:12]}" for a, b in like.items()}
+    return [ranked[place] for place in order], dropped
+
+
+#: Orders by which rows differ, over their embeddings and a number of rows
+SPREADS: dict[str, Callable[[Embeddings, int], Indices]] = {
+    "k-center": lambda rows, count: k_center(rows, count, first=0),
+    "facility-location": facility_location,
+}
 
 
 def without_scores(rows: Sequence[Instruction], config: SelectConfig) -> Dropped:
@@ -153,7 +203,9 @@ def repeats(rows: Sequence[Instruction], config: SelectConfig) -> Dropped:
 def in_order(rows: Sequence[Instruction], config: SelectConfig) -> list[Instruction]:
     """Return rows by what ranks them, the best first; equal ones in random order."""
     shuffled = sorted(rows, key=lambda one: sha256_json([config.seed, one.key]))
-    return shuffled if config.by == RANDOM else sorted(shuffled, key=rank(config.by), reverse=True)
+    if not factors(config.by):
+        return shuffled
+    return sorted(shuffled, key=rank(config.by), reverse=True)
 
 
 def rank(by: str) -> Callable[[Instruction], float]:
@@ -165,7 +217,9 @@ def rank(by: str) -> Callable[[Instruction], float]:
 
 def factors(by: str) -> list[str]:
     """Return the names of the scores in what ranks rows."""
-    return [] if by == RANDOM else [name.strip() for name in by.removeprefix("-").split("*")]
+    if by == RANDOM or by in SPREADS:
+        return []
+    return [name.strip() for name in by.removeprefix("-").split("*")]
 
 
 def needed(config: SelectConfig) -> list[str]:
@@ -192,7 +246,7 @@ def check_scores(rows: Sequence[Instruction], config: SelectConfig) -> None:
         have.update(scores.keys())
     for name in needed(config):
         if not have[name]:
-            raise unknown_name("score", name, [*have, RANDOM])
+            raise unknown_name("score", name, [*have, RANDOM, *SPREADS])
 
 
 def spelled(facts: Facts) -> str:
@@ -204,7 +258,7 @@ def spelled(facts: Facts) -> str:
 
 def general(reason: str) -> str:
     """Return a reason without what is of one row only."""
-    return re.sub(r"^repeats \w+$", "repeats another row", reason)
+    return re.sub(r"^(repeats|is like) \w+$", r"\1 another row", reason)
 
 
 def length_matched(lengths: Sequence[float], wanted: Sequence[float], seed: int) -> list[int]:
