@@ -297,3 +297,12 @@ def test_pass_at_k_is_the_share_of_subsets() -> None:
 def test_counts_that_cannot_be_are_refused(n: int, correct: int, k: int) -> None:
     with pytest.raises(StropError, match=f"not {correct} of {n}"):
         pass_at_k(n, correct, k)
+
+
+def test_directories_of_any_depth_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    deep = "import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    assert run_code(deep, Limits()).passed
+    assert list(tmp_path.iterdir()) == []

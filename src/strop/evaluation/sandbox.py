@@ -19,10 +19,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 
 from strop.errors import StropError, StropFailure
 
@@ -203,7 +204,7 @@ def attempt(program: str, limits: Limits, stop: int | None = None) -> tuple[str,
     """
     token = secrets.token_hex(16)
     with (
-        TemporaryDirectory(prefix="strop-", ignore_cleanup_errors=True) as directory,
+        empty_directory() as directory,
         TemporaryFile() as source,
     ):
         source.write(f"{token}\n{program}".encode("utf-8", "surrogatepass"))
@@ -230,6 +231,16 @@ def attempt(program: str, limits: Limits, stop: int | None = None) -> tuple[str,
     if process.returncode > 0:
         raise StropFailure(f"no program can be run: {sys.executable} failed before it began")
     return "", "killed"
+
+
+@contextmanager
+def empty_directory() -> Iterator[str]:
+    """Yield an empty directory, and delete what is in it then, however deep it is."""
+    directory = mkdtemp(prefix="strop-")
+    try:
+        yield directory
+    finally:  # Python's own rmtree fails in a thousand directories in each other
+        subprocess.run(["rm", "-rf", "--", directory], check=False, stderr=subprocess.DEVNULL)
 
 
 def start(source: int, channel: int, directory: str, limits: Limits) -> subprocess.Popen[bytes]:
