@@ -33,11 +33,10 @@ from strop.console import say
 from strop.data import read_json, read_preferences, read_rows, write_json
 from strop.models import Tokenizer, resolve
 from strop.models.environment import environment
-from strop.stats import Interval, bootstrap, length_controlled
+from strop.stats import Interval, against_half, bootstrap, length_controlled
 from strop.tuning.answers import entering
 from strop.tuning.encode import prompt_ids
 from strop.tuning.items import preference_items
-from strop.tuning.judge import against_half
 from strop.tuning.losses import LOSSES
 from strop.tuning.overlap import rouge_l
 from tables import table

@@ -3,7 +3,8 @@
 A power law that ends in a floor is fitted to the losses, L(n) = E + A n^-b (Hestness et al. 2017,
 arXiv 1712.00409), and is read between the smallest and the largest size only. The intervals are
 over seeds, which are independent; the subsets of one seed lie in each other, so their losses are
-not. They say nothing of other examples than those that the subsets were taken of.
+not. They hold for the examples that the subsets were taken from, and as far as the losses follow
+such a curve: where they stop short instead of levelling out, the size found is too large.
 
 The intervals are percentile intervals stretched for few seeds, because no mean of three seeds lies
 outside the three. In our simulation (300 studies each of exponents 0.2 to 1.5 with noise of 3% to
@@ -216,7 +217,7 @@ def fitted(shares: Floats, losses: Floats) -> Fits:
     return floors, scales, exponents
 
 
-def linear(shares: Floats, losses: Floats, exponents: Floats) -> Fits:
+def linear(shares: Floats, losses: Floats, exponents: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the floors and scales that fit best for given exponents, and the squared errors."""
     x = shares ** -exponents[:, None]
     from_x = x - x.mean(axis=1, keepdims=True)

@@ -13,11 +13,12 @@ from strop.stats.proportion import paired_proportions, wilson
 from strop.stats.resampling import bootstrap, mean, paired_difference, ratio
 from strop.stats.significance import holm, mcnemar, permutation_test, sign_test
 from strop.stats.student import student
-from strop.stats.winrate import length_controlled, net_win_rate
+from strop.stats.winrate import against_half, length_controlled, net_win_rate
 
 __all__ = [
     "Interval",
     "Verdict",
+    "against_half",
     "bootstrap",
     "bradley_terry",
     "detectable",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from strop.errors import StropError
-from strop.stats.interval import Interval
+from strop.stats.interval import Interval, Verdict, verdict
 from strop.stats.proportion import paired_proportions, wilson
 
 STEPS = 50  #: of Newton's method, at most
@@ -26,6 +26,12 @@ def net_win_rate(wins: int, ties: int, losses: int, level: float = 0.95) -> Inte
     found = paired_proportions(wins, losses, n, level)
     low, high = ((1.0 + end) / 2.0 for end in (found.low, found.high))
     return Interval((wins + ties / 2.0) / n, low, high, n, level)
+
+
+def against_half(rate: Interval) -> Verdict:
+    """Say whether a rate of wins differs from one half."""
+    moved = Interval(rate.estimate - 0.5, rate.low - 0.5, rate.high - 0.5, rate.n, rate.level)
+    return verdict(moved, lower_is_better=False)
 
 
 def length_controlled(wins: ArrayLike, longer: ArrayLike, level: float = 0.95) -> Interval:

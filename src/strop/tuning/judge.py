@@ -14,7 +14,7 @@ from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.errors import StropError
 from strop.stage import ROWS, Facts, rows_path, run_stage
 from strop.stats import (
-    Interval,
+    against_half,
     bootstrap,
     length_controlled,
     mean,
@@ -164,12 +164,6 @@ def win_facts(rows: Sequence[Mapping[str, Any]]) -> Facts:
         "win_rate": rate.to_json() | {"verdict": against_half(rate)},
         "length_controlled": controlled.to_json() | {"verdict": against_half(controlled)},
     }
-
-
-def against_half(rate: Interval) -> str:
-    """Say whether a rate of wins differs from one half."""
-    moved = Interval(rate.estimate - 0.5, rate.low - 0.5, rate.high - 0.5, rate.n, rate.level)
-    return verdict(moved, lower_is_better=False)
 
 
 def difference_facts(values: NDArray[np.float64], lower_is_better: bool | None = None) -> Facts:
