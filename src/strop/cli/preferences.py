@@ -121,30 +121,63 @@ def pairs(
 
 
 def judge(
-    candidate: Annotated[Path, typer.Argument(help="What strop sample wrote with the new model.")],
-    baseline: Annotated[Path, typer.Argument(help="The same with the model before.")],
+    candidate: Annotated[
+        str, typer.Argument(help="What strop sample wrote with the new model; or that model.")
+    ],
+    baseline: Annotated[str, typer.Argument(help="The same of the model before.")],
     output: Output,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Let the two models answer these; each file is a test set."),
+    ] = None,
     ranker: Annotated[
         Path | None,
         typer.Option(help="A ranker that did not build the pairs, trained on other data."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--judge", help="A language model that judges, or http://host/v1#name."),
+    ] = None,
+    most_conflicts: Annotated[
+        float,
+        typer.Option(help="Share of pairs in which the judge may contradict itself.", min=0, max=1),
+    ] = 0.3,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer to --prompts.", min=1)] = 256,
 ) -> None:
     """Say whether the answers of one model are better than those of another, with intervals.
 
-    By a ranker, also at equal lengths; by overlap with reference answers, where the prompts came
-    with some; and by lengths, loops and answers that did not end.
+    By a ranker, or a language model that is asked in both orders, also at equal lengths; by overlap
+    with reference answers, where the prompts came with some; and by lengths, loops and answers that
+    did not end. A judge that mostly says in which order it was asked gets no verdict.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       strop judge new-answers old-answers --ranker other-ranker -o verdict
-    """
-    from strop.tuning.judge import judge as run
 
-    facts = run(candidate, baseline, output, ranker)
+      strop judge tuned smollm2 --prompts questions.jsonl --judge http://host/v1#name -o verdict
+    """
+    from strop.evaluation.pairwise import spelled
+    from strop.tuning.judge import judge as run
+    from strop.tuning.judge import judge_models
+
+    if prompts:
+        facts = judge_models(
+            (candidate, baseline),
+            prompts,
+            output,
+            max_tokens,
+            ranker=ranker,
+            model=model,
+            most_conflicts=most_conflicts,
+        )
+    else:
+        facts = run(Path(candidate), Path(baseline), output, ranker, model, most_conflicts)
     for name, words in (("win_rate", "win rate"), ("length_controlled", "at equal lengths")):
         if name in facts:
             rate = facts[name]
             print(f"{words}: {interval(rate, 100, '%')}: {rate['verdict']} (n = {rate['n']})")
+    if "judge" in facts:
+        print(spelled(facts["judge"]))
     for name in ("overlap", "tokens", "repeated", "ended"):
         if name in facts:
             found = facts[name]

@@ -80,6 +80,15 @@ def joined(row: Mapping[str, Any], prompt: str, more: str) -> str:
     return "\n\n".join(text for text in texts if text.strip())
 
 
+def shown(prompt: Prompt) -> str:
+    """Return a prompt as text: several messages under the names of their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return prompt[0]["content"]
+    return "\n\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in prompt)
+
+
 def unique(rows: Sequence[Instruction], path: Path) -> list[Instruction]:
     """Return each different row once. Raises StropError for none."""
     found = {one.key: one for one in reversed(rows)}

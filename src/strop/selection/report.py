@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from strop.data.instructions import Instruction
-from strop.selection.rubric import shown
+from strop.data.instructions import Instruction, shown
 from strop.selection.scores import prompt_words, words
 
 BORDER = 5  #: rows that are shown on either side of it

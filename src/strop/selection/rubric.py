@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from strop.data import Message, Prompt, read_text, sha256_json
-from strop.data.instructions import Instruction
+from strop.data import Message, read_text, sha256_json
+from strop.data.instructions import Instruction, shown
 from strop.errors import StropError, unknown_name
 
 #: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
@@ -79,15 +79,6 @@ def compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template)
-
-
-def shown(prompt: Prompt) -> str:
-    """Return a prompt as text: several messages under the names of their roles."""
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in prompt)
 
 
 def rubrics() -> tuple[str, ...]:

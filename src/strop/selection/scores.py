@@ -16,7 +16,7 @@ from typing import Any
 
 from strop.console import progress
 from strop.data import report_rejected, sha256_file, write_rows
-from strop.data.instructions import Instruction, read_instructions, unique
+from strop.data.instructions import Instruction, read_instructions, shown, unique
 from strop.data.journal import Journal
 from strop.errors import StropError, unknown_name
 from strop.lm import Failed, LocalModel, Scores
@@ -25,7 +25,6 @@ from strop.models.identity import model_identity
 from strop.models.interface import Model
 from strop.selection.diversity import near_targets
 from strop.selection.embed import embed
-from strop.selection.rubric import shown
 from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
 JOURNAL, TARGET = "scores.jsonl", "target"

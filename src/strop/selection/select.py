@@ -19,14 +19,13 @@ import numpy as np
 
 from strop.data import sha256_file, sha256_json, write_rows, write_text
 from strop.data.duplicates import repeated
-from strop.data.instructions import Instruction, read_instructions, unique
+from strop.data.instructions import Instruction, read_instructions, shown, unique
 from strop.errors import StropError, unknown_name
 from strop.models import load
 from strop.models.identity import model_identity
 from strop.selection.diversity import Indices, distinct, facility_location, k_center
 from strop.selection.embed import Embeddings, embed
 from strop.selection.report import report
-from strop.selection.rubric import shown
 from strop.stage import ROWS, Facts, rows_path, run_stage
 
 DROPPED, REPORT = "dropped.jsonl", "report.md"

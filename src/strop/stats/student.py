@@ -26,7 +26,7 @@ def student(samples: ArrayLike, level: float = 0.95) -> Interval:
     if not np.isfinite(values).all():
         raise StropError("an interval needs finite samples: found NaN or infinity")
     n = len(values)
-    half = student_quantile((1 + level) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    half = student_quantile((1 + level) / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half, n, level)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from numpy.typing import NDArray
 
 from strop.console import say
 from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
+from strop.data.instructions import shown
+from strop.data.journal import Journal
 from strop.errors import StropError
+from strop.evaluation.pairwise import MOST_CONFLICTS, Pair, ask_both_ways, judgement
+from strop.lm import open_model
 from strop.stage import ROWS, Facts, rows_path, run_stage
 from strop.stats import (
     against_half,
@@ -27,6 +32,9 @@ from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.ranker import Ranker
+from strop.tuning.sample import SampleConfig, sample
+
+REPLIES = "replies.jsonl"  #: of a judge, in the order in which they came
 
 
 def judge(
@@ -34,16 +42,19 @@ def judge(
     baseline: Path,
     output: Path,
     ranker: Path | None = None,
+    model: str | None = None,
+    most_conflicts: float = MOST_CONFLICTS,
     work: Path | None = None,
 ) -> Facts:
     """Compare the first answers of two sampling stages to the same prompts.
 
     With a ranker: how often the candidate's answer wins, and how often it would if both were
-    equally long. With reference answers in the rows: how much of them each says. Always: lengths,
-    loops, answers that did not end. Every figure has an interval over prompts. Prompts that a model
-    or the ranker was trained on are left out. Raises StropError for a ranker that built the pairs
-    which a model was trained on, if fewer than two prompts are left, and if there is nothing to
-    judge by.
+    equally long. With a language model as judge: the same, asked in both orders, and no verdict if
+    it contradicts itself in more than `most_conflicts` of them. With reference answers in the rows:
+    how much of them each says. Always: lengths, loops, answers that did not end. Every figure has
+    an interval over prompts. Prompts that a model or the ranker was trained on are left out. Raises
+    StropError for a ranker that built the pairs which a model was trained on, if fewer than two
+    prompts are left, and if there is nothing to judge by.
     """
     places = [candidate, baseline]
     inputs = {f"answers{n}": sha256_file(rows_path(place)) for n, place in enumerate(places)}
@@ -57,19 +68,67 @@ def judge(
             )
         known |= origins_of([ranker])
 
+    asked = open_model(model) if model else None
+    if asked:
+        inputs["judge"] = asked.identity
+
     def make(directory: Path, place: Path) -> Facts:
         both, left_out = matched(places, known.prompts)
         reads = Ranker(ranker, place) if ranker else None
-        return judged(both, reads, directory) | left_out
+        facts = judged(both, reads, asked is not None, directory) | left_out
+        if asked:
+            pairs = [pair_of(one, other) for one, other in both]
+            with Journal(place / REPLIES) as journal:
+                rows = ask_both_ways(pairs, asked, journal)
+            facts["judge"] = judgement(pairs, rows, most_conflicts) | {"name": asked.name}
+            shutil.copyfile(place / REPLIES, directory / REPLIES)
+        return facts
 
-    settings = {"candidate": str(candidate), "baseline": str(baseline), "ranker": str(ranker)}
+    settings = {
+        "candidate": str(candidate),
+        "baseline": str(baseline),
+        "ranker": str(ranker),
+        "judge": model,
+        "most_conflicts": most_conflicts,
+    }
     return run_stage("judge", output, settings, inputs, make, work)
 
 
-Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  #: rows of the candidate and of the baseline
+def judge_models(
+    models: tuple[str, str],
+    prompts: Sequence[Path],
+    output: Path,
+    max_tokens: int = 256,
+    **how: Any,
+) -> Facts:
+    """Let two models answer the prompts of one or more files, and compare; see `judge`.
+
+    Answers take the most likely token each time. They are kept beside the output, in
+    OUTPUT.answers, and used again. Each file is a test set of its own.
+    """
+    if not prompts:
+        raise StropError("which prompts?")
+    if len({path.stem for path in prompts}) != len(prompts):
+        raise StropError("two files of prompts have one name")
+    config = SampleConfig(n=1, temperature=0.0, max_tokens=max_tokens)
+    places = []
+    for model, role in zip(models, ("candidate", "baseline"), strict=True):
+        rows: list[dict[str, Any]] = []
+        place = output.parent / f"{output.name}.answers" / role
+        for path in prompts:
+            answers = place / path.stem
+            sample(model, path, answers, config)
+            rows += [{**row, "set": path.stem} for row in read_rows(answers / ROWS)]
+        write_rows(place / ROWS, rows)
+        origins_of([place / path.stem for path in prompts]).write(place)
+        places.append(place)
+    return judge(places[0], places[1], output, **how)
 
 
-def matched(places: Sequence[Path], trained_on: Collection[str]) -> tuple[list[Pair], Facts]:
+Rows = tuple[Mapping[str, Any], Mapping[str, Any]]  #: of the candidate and of the baseline
+
+
+def matched(places: Sequence[Path], trained_on: Collection[str]) -> tuple[list[Rows], Facts]:
     """Return the rows for prompts that both have and that may be judged, and how many may not."""
     tables: list[dict[str, Mapping[str, Any]]] = []
     for place in places:
@@ -94,7 +153,13 @@ def matched(places: Sequence[Path], trained_on: Collection[str]) -> tuple[list[P
     return [(one[key], other[key]) for key in fresh], left_out
 
 
-def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Facts:
+def pair_of(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pair:
+    """Return the first answers of both to a prompt."""
+    test_set = str(one.get("set", ""))
+    return Pair(shown(prompt_of(one)), one["candidates"][0], other["candidates"][0], test_set)
+
+
+def judged(both: Sequence[Rows], ranker: Ranker | None, has_judge: bool, directory: Path) -> Facts:
     """Write a row for each prompt and return the figures."""
     rows = [compared(one, other) for one, other in both]
     if ranker:
@@ -110,8 +175,8 @@ def judged(both: Sequence[Pair], ranker: Ranker | None, directory: Path) -> Fact
     known = [row for row in rows if "overlap" in row]
     if len(known) > 1:
         facts["overlap"] = difference_facts(column(known, "overlap"), lower_is_better=False)
-    elif not ranker:
-        raise StropError("nothing to judge by: give a ranker, or answers with references")
+    elif not (ranker or has_judge):
+        raise StropError("nothing to judge by: a ranker, a model, or answers with references")
     facts["tokens"] = difference_facts(column(rows, "tokens"))
     facts["repeated"] = difference_facts(column(rows, "repeated"), lower_is_better=True)
     facts["ended"] = difference_facts(column(rows, "ended"), lower_is_better=False)

@@ -122,7 +122,8 @@ def run_judge(options: JudgeOptions, context: Context) -> Metrics:
 
     ranker = Path(options.ranker) if options.ranker else None
     output = context.directory / OUTPUT
-    return judge(Path(options.candidate), Path(options.baseline), output, ranker, context.work)
+    answers = Path(options.candidate), Path(options.baseline)
+    return judge(*answers, output, ranker, work=context.work)
 
 
 def describe_sample(options: SampleOptions) -> str:

@@ -1,0 +1,73 @@
+"""Two models answer prompts, and a third says which is better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strop.data import Prompt, read_rows
+from strop.decoding import Sampling
+from strop.errors import StropError
+from strop.lm import Answer
+from strop.models import pack
+from strop.tuning import judge as judging
+from strop.tuning.judge import judge, judge_models
+
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+
+
+class Longer:
+    """A judge that prefers the longer answer."""
+
+    name, identity, chat = "longer", "longer", True
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()
+    ) -> Iterator[tuple[int, Answer]]:
+        for number, prompt in enumerate(prompts):
+            text = prompt[-1]["content"]
+            first, second = text.partition("Answer A:\n")[2].split("\n\nAnswer B:\n", 1)
+            second = second.rpartition("\n\nThe better")[0]
+            letter = "C" if len(first) == len(second) else "A" if len(first) > len(second) else "B"
+            yield number, Answer(letter, "end", 1, 1)
+
+    def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[Any]:
+        raise NotImplementedError
+
+
+def test_models_answer_sets_of_prompts_and_are_judged(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "open_model", lambda name: Longer())
+    for format in ("bfp8", "bfp4"):
+        pack(str(tiny_model), format, tmp_path / format)
+    for name in ("one", "two"):
+        rows = [{"prompt": f"Say {name} {number}"} for number in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    models = (str(tmp_path / "bfp8"), str(tmp_path / "bfp4"))
+    facts = judge_models(models, sets, tmp_path / "out", max_tokens=9, model="longer")
+    found = facts["judge"]
+    assert found["sets"].keys() == {"one", "two"}
+    assert found["conflicts"]["estimate"] == 0
+    rows = read_rows(tmp_path / "out" / "rows.jsonl")
+    lengths = [tuple(map(len, row["answers"])) for row in rows]
+    together = found["together"]
+    assert together["wins"] == sum(a > b for a, b in lengths)
+    assert together["losses"] == sum(a < b for a, b in lengths)
+    assert together["wins"] + together["losses"] > 0
+    replies = read_rows(tmp_path / "out" / "replies.jsonl")
+    assert len(replies) == 2 * sum(row["answers"][0] != row["answers"][1] for row in rows)
+    again = judge_models(models, sets, tmp_path / "out", max_tokens=9, model="longer")
+    assert again == facts
+    answers = tmp_path / "out.answers"
+    with pytest.raises(StropError, match="nothing to judge by"):
+        judge(answers / "candidate", answers / "baseline", tmp_path / "other")
+    with pytest.raises(StropError, match="which prompts"):
+        judge_models(models, [], tmp_path / "other", model="longer")
+    with pytest.raises(StropError, match="one name"):
+        judge_models(models, [sets[0], sets[0]], tmp_path / "other", model="longer")
