@@ -27,7 +27,7 @@ from strop.cli.pack import pack, unpack
 from strop.cli.plan import plan
 from strop.cli.preferences import judge, pairs, rank, sample
 from strop.cli.run import run
-from strop.cli.selection import rate, score, select
+from strop.cli.selection import how_many, rate, score, select
 from strop.cli.verify import verify
 from strop.console import is_first
 from strop.errors import StropError
@@ -82,6 +82,7 @@ app.command()(train)
 app.command()(rate)
 app.command()(score)
 app.command()(select)
+app.command()(how_many)
 app.add_typer(tune.app, name="tune")
 app.add_typer(formats.app, name="formats")
 

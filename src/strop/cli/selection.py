@@ -9,6 +9,7 @@ import typer
 
 from strop.cli.options import named_numbers
 from strop.console import say
+from strop.errors import StropError
 
 Data = Annotated[Path, typer.Argument(help="JSON lines: prompts or instructions, and answers.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write.")]
@@ -157,3 +158,65 @@ def select(
     )
     print(spelled(run(data, output, config)))
     say(f"written to {output}; look at {output / 'report.md'}")
+
+
+def how_many(
+    data: Annotated[
+        Path | None, typer.Argument(help="JSON lines: prompts or instructions, and answers.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model to train, with adapters.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to write.")
+    ] = None,
+    halvings: Annotated[
+        int, typer.Option(help="How often the examples are halved: 5 is down to 1/32.", min=2)
+    ] = 5,
+    seeds: Annotated[int, typer.Option(help="Runs of each size.", min=1)] = 3,
+    arms: Annotated[
+        str, typer.Option(help="What all sizes have in common: epochs, steps, or both by a comma.")
+    ] = "epochs,steps",
+    epochs: Annotated[float, typer.Option(help="How often all of the examples are read.")] = 1.0,
+    batch: Annotated[int, typer.Option(help="Examples between two updates.", min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 2e-4,
+    difference: Annotated[
+        float,
+        typer.Option(
+            help="Instead: how many test prompts show a win rate that is so far from one half?"
+        ),
+    ] = 0.0,
+    ties: Annotated[
+        float, typer.Option(help="Share of ties among the verdicts on them.", min=0, max=0.99)
+    ] = 0.3,
+) -> None:
+    """Say how many examples are enough, with an interval, or that it cannot be told.
+
+    Trains on nested subsets, several times each, with equal epochs and with equal steps, and finds
+    the size that gives 95% of what all of the examples give. Killed or stopped, the same command
+    goes on. With --difference it trains nothing, and says how many prompts a test needs.
+
+    [bold]Examples[/bold]
+
+      strop how-many chosen --model smollm2 -o enough
+
+      strop how-many --difference 0.05 --ties 0.3
+    """
+    if difference:
+        from strop.stats import needed_verdicts
+
+        count = needed_verdicts(0.5 + difference / (1 - ties), ties)
+        print(
+            f"{count:,} prompts show a net win rate of {0.5 + difference:g} in 80 of 100 studies "
+            f"(95% intervals, {100 * ties:.0f}% ties)"
+        )
+        return
+    from strop.selection.how_many import HowManyConfig, spelled
+    from strop.selection.how_many import how_many as run
+    from strop.training.schedule import TrainingConfig
+
+    if data is None or model is None or output is None:
+        raise StropError("name the data, a --model and, with -o, a directory to write")
+    training = TrainingConfig(learning_rate=learning_rate, epochs=epochs, batch=batch)
+    chosen = tuple(name.strip() for name in arms.split(",") if name.strip())
+    config = HowManyConfig(halvings=halvings, seeds=seeds, arms=chosen, training=training)
+    print(spelled(run(model, data, output, config)))
+    say(f"written to {output}; look at {output / 'curves.svg'}")
