@@ -131,6 +131,11 @@ def test_numbers_are_extracted_and_compared_by_value(
     assert figures["extracted anything"]["model"]["estimate"] == pytest.approx(18 / 19)
     assert facts["tasks"]["sums"]["failed"] == [{"500": 1}]
     assert "1 without an answer: 500" in spelled(facts)
+    theirs = read_json(folder / "out" / "lm_eval.json")["results"]["sums"]
+    assert theirs["exact_match,none"] == pytest.approx(17 / 19)
+    # Of a sample: the deviation has n - 1, as in the harness.
+    deviation = np.std([1.0] * 17 + [0.0] * 2, ddof=1) / np.sqrt(19)
+    assert theirs["exact_match_stderr,none"] == pytest.approx(deviation)
     assert "89.5 [68.6, 97.1]%  n = 19" in spelled(facts)
 
 

@@ -1,6 +1,7 @@
 """Evaluate a model on tasks, alone or beside another on the same rows.
 
 OUTPUT/results.json        figures with intervals, and differences
+OUTPUT/lm_eval.json        the figures as lm-evaluation-harness writes them
 OUTPUT/samples/NAME.jsonl  every row of a task: what was asked, answered, and right
 OUTPUT/against/NAME.jsonl  the same of the other model
 """
@@ -19,6 +20,7 @@ from strop.console import progress, say
 from strop.data import sha256_json, write_json, write_rows
 from strop.data.journal import Journal
 from strop.errors import StropError, StropFailure
+from strop.evaluation.harness import harness_results
 from strop.evaluation.kinds import Kind, Sample, kind_of
 from strop.evaluation.tasks import Row, Task, open_task, task_names, task_rows
 from strop.lm import LanguageModel, LocalModel, RemoteConfig, open_model
@@ -36,6 +38,7 @@ from strop.stats import (
 )
 
 RESULTS, SAMPLES, AGAINST = "results.json", "samples", "against"
+HARNESS = "lm_eval.json"
 LEAST = 2  #: rows for an interval
 
 
@@ -85,6 +88,7 @@ def evaluate(
         if against is not None:
             correct(facts["tasks"])
         write_json(directory / RESULTS, facts)
+        write_json(directory / HARNESS, harness_results(facts))
         return facts
 
     return run_stage("eval", output, settings, inputs, make, work)

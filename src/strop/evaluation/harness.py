@@ -1,0 +1,160 @@
+"""lm-evaluation-harness beside Strop: it drives a model of ours, and reads our results.
+
+    python -m strop.evaluation.harness --model strop --model_args pretrained=small --tasks piqa
+
+takes what `lm_eval` takes. Prompts are continued as they are, or put into the chat template by the
+harness (--apply_chat_template), which also makes few-shot prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from strop.console import progress
+from strop.decoding import Sampling
+from strop.decoding.generate import beginning
+from strop.errors import StropError, StropFailure, failed_import
+from strop.lm import Answer, LocalModel, Scores
+from strop.lm.local import token_logps
+from strop.models import load
+
+#: Our figures by the names that the harness gives to the same; all of them are 0 or 1 for a row
+METRICS = {
+    "accuracy": "acc",
+    "accuracy per letter": "acc_norm",
+    "exact match": "exact_match",
+    "all followed": "prompt_level_strict_acc",
+    "all followed, loosely": "prompt_level_loose_acc",
+    "passed": "pass@1",
+}
+
+
+def harness_results(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an evaluation found in the layout of the harness's results."""
+    results: dict[str, Any] = {}
+    for name, task in facts["tasks"].items():
+        found: dict[str, Any] = {"alias": name}
+        for figure in METRICS.keys() & task["figures"].keys():
+            one = task["figures"][figure]
+            mean, n = one["model"]["estimate"], one["model"]["n"]
+            found[f"{METRICS[figure]},none"] = mean
+            found[f"{METRICS[figure]}_stderr,none"] = math.sqrt(mean * (1 - mean) / (n - 1))
+        results[name] = found
+    return {
+        "results": results,
+        "n-samples": {
+            name: {"original": task["rows"], "effective": task["rows"]}
+            for name, task in facts["tasks"].items()
+        },
+        "config": {"model": "strop", "model_args": {"pretrained": facts["model"]}},
+    }
+
+
+def adapter() -> Any:
+    """Return the class by which the harness drives a model. Raises StropError without it."""
+    try:
+        from lm_eval.api.model import LM
+    except ImportError as error:
+        raise failed_import(error, ("lm_eval",), "eval") from error
+
+    class StropLM(LM):  # type: ignore[misc]
+        """A packed model, or one on PyTorch."""
+
+        def __init__(self, pretrained: str, backend: str | None = None, **_: Any) -> None:
+            super().__init__()
+            self.model = LocalModel(load(pretrained, backend), chat=False)
+
+        @property
+        def tokenizer_name(self) -> str:
+            return self.model.name.replace("/", "__")
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            return self.model.model.tokenizer.chat(chat_history, add_generation_prompt)
+
+        def chat_template(self, chat_template: bool | str = False) -> str | None:
+            return self.model.model.tokenizer.template if chat_template else ""
+
+        def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            return [
+                (one.total, one.greedy)
+                for one in scored(self.model, [request.args for request in requests])
+            ]
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
+            return [rolling(self.model, *request.args) for request in requests]
+
+        def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
+            return generated(self.model, [request.args for request in requests])
+
+    return StropLM
+
+
+def scored(model: LocalModel, pairs: Sequence[tuple[str, str]]) -> list[Scores]:
+    """Score answers. Raises StropFailure for one that does not fit."""
+    found: dict[int, Scores] = {}
+    with progress("scoring", len(pairs), "answers") as advance:
+        for number, one in model.score(pairs):
+            if not isinstance(one, Scores):
+                raise StropFailure(f"request {number + 1}: {one.reason}")
+            found[number] = one
+            advance(1)
+    return [found[number] for number in range(len(pairs))]
+
+
+def rolling(model: LocalModel, text: str) -> float:
+    """Return the log-probability of a text, in windows that fill the context."""
+    loaded = model.model
+    ids = [beginning(loaded), *loaded.tokenizer.encode(text, special=False)]
+    room, total = loaded.context_length, 0.0
+    for start in range(0, len(ids) - 1, room):
+        window = ids[start : start + room + 1]
+        logits = loaded.session().forward(window[:-1])
+        total += float(token_logps(logits, window[1:]).sum())
+    return total
+
+
+def generated(model: LocalModel, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Write answers as the harness asks: greedy, or by a temperature."""
+    samplings = [sampling_of(settings) for _, settings in requests]
+    found: dict[int, str] = {}
+    with progress("writing", len(requests), "answers") as advance:
+        for number, one in model.generate([prompt for prompt, _ in requests], samplings):
+            if not isinstance(one, Answer):
+                raise StropFailure(f"request {number + 1}: {one.reason}")
+            found[number] = one.text
+            advance(1)
+    return [found[number] for number in range(len(requests))]
+
+
+def sampling_of(settings: Mapping[str, Any]) -> Sampling:
+    """Return our sampling for the harness's settings. Raises StropError for ones we have not."""
+    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
+    if unknown := set(settings) - known:
+        raise StropError(f"the harness asks for {', '.join(sorted(unknown))}, which we have not")
+    until = settings.get("until", [])
+    return Sampling(
+        temperature=float(settings.get("temperature", 0.0)) if settings.get("do_sample") else 0.0,
+        top_p=float(settings.get("top_p", 1.0)),
+        top_k=int(settings.get("top_k", 0)),
+        min_p=0.0,
+        repetition_penalty=1.0,
+        stop=(until,) if isinstance(until, str) else tuple(one for one in until if one),
+        max_tokens=int(settings.get("max_gen_toks", 256)),
+    )
+
+
+def main() -> None:
+    """Run the harness's own command line, which then knows the model `strop`."""
+    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.api.registry import register_model
+
+    register_model("strop")(adapter())
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()
