@@ -63,7 +63,7 @@ def chosen(data: Path, **config: Any) -> tuple[list[int], dict[int, str]]:
     out = data.parent / f"out-{len(list(data.parent.iterdir()))}"
     select(data, out, SelectConfig(**config))
     number = {(row["instruction"], row["output"]): place for place, row in enumerate(rows())}
-    kept = [number[row["instruction"], row["output"]] for row in read_rows(out / "rows.jsonl")]
+    kept = [number[row["instruction"], row["output"]] for row in read_rows(out / "kept.jsonl")]
     dropped = {
         number[row["instruction"], row["output"]]: row["reason"]
         for row in read_rows(out / "dropped.jsonl")
@@ -128,6 +128,8 @@ def test_the_report_says_what_changed(data: Path, tmp_path: Path) -> None:
     report = (tmp_path / "out" / "report.md").read_text()
     for part in ("3 of 12 rows are kept", "| words of the answer | kept |", "| even |", "ifd 1.2"):
         assert part in report
+    [first, *_] = read_rows(tmp_path / "out" / "rows.jsonl")
+    assert first == {"prompt": rows()[9]["instruction"], "completion": rows()[9]["output"]}
     assert facts["dropped"] == {"beyond the budget": 8, "repeats another row": 1}
     assert "3 of 12 rows kept" in spelled(facts)
 

@@ -28,7 +28,8 @@ from strop.mixing.weights import Weights, capped, entropy, limits, natural, temp
 TEMPERATURE = 0.5  #: exponent of the domains' sizes
 DRAWS = 8  #: random mixtures that are tried
 LEAST_RUNS = 8  #: of a swarm, of its own accord
-ETA = 50.0  #: of DoReMi, over the steps of the proxy
+ETA = 50.0  #: of DoReMi and online weights, over the steps of the proxy or the run
+FASTEST = 0.03  #: by which online weights move for a nat, at most
 FORWARD = 1 / 3  #: what a forward pass costs, in times of a training step
 MEASURED = 0.2  #: part of the tokens of a search that may go into measuring losses
 
@@ -211,11 +212,13 @@ def doremi(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Fou
 def online(bench: Bench, config: SearchConfig, seeds: Sequence[int]) -> list[Found]:
     """Let the weights move in one run, towards the worst loss; take the shares of its second half.
 
-    The run is as long as the final one, if there are tokens enough.
+    The run is as long as the final one, if there are tokens enough. In a short one the weights may
+    not move as far, as losses answer to them only after some steps.
     """
     steps = bench.config.steps(min(config.tokens, config.final))
+    rate = min(config.eta / steps, FASTEST)
     even = tuple(uniform(bench.corpus.sizes).tolist())
-    jobs = [Job(even, steps, seed, online=True, rate=config.eta / steps) for seed in seeds]
+    jobs = [Job(even, steps, seed, online=True, rate=rate) for seed in seeds]
     results = run_all(bench, jobs, "online run")
     spent = steps * bench.config.batch * bench.config.context
     limit = most(bench, config)

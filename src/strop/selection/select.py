@@ -1,6 +1,7 @@
 """Choose rows by their scores, and say what became of every other.
 
-OUTPUT/rows.jsonl       the rows that were chosen, the best first
+OUTPUT/rows.jsonl       prompt and completion of the rows that were chosen, the best first
+OUTPUT/kept.jsonl       the same rows as they were read, with their scores
 OUTPUT/dropped.jsonl    the others, each with its reason
 OUTPUT/report.md        what changed: lengths, categories, scores, rows at the border
 """
@@ -28,7 +29,7 @@ from strop.selection.embed import Embeddings, embed
 from strop.selection.report import report
 from strop.stage import ROWS, Facts, rows_path, run_stage
 
-DROPPED, REPORT = "dropped.jsonl", "report.md"
+KEPT, DROPPED, REPORT = "kept.jsonl", "dropped.jsonl", "report.md"
 RANDOM = "random"
 
 
@@ -91,7 +92,11 @@ def select(
         if not kept:
             reason, count = Counter(dropped.values()).most_common(1)[0]
             raise StropError(f"{path}: no row is left; of {len(rows)}, {count}: {reason}")
-        write_rows(directory / ROWS, (one.row for one in kept))
+        write_rows(
+            directory / ROWS,
+            ({"prompt": one.prompt, "completion": one.completion} for one in kept),
+        )
+        write_rows(directory / KEPT, (one.row for one in kept))
         write_rows(
             directory / DROPPED,
             ({**one.row, "reason": dropped[one.key]} for one in rows if one.key in dropped),

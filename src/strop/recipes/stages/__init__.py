@@ -6,6 +6,7 @@ from strop.recipes.stages.generate import GENERATE
 from strop.recipes.stages.mix import MIX, TRAIN
 from strop.recipes.stages.pack import PACK
 from strop.recipes.stages.preferences import JUDGE, PAIRS, RANK, SAMPLE
+from strop.recipes.stages.selection import EVAL, RATE, SCORE, SELECT
 from strop.recipes.stages.speed import SPEED
 from strop.recipes.stages.tune import PREFERENCE, RANKER, SFT
 
@@ -16,6 +17,9 @@ STAGES: dict[str, Stage] = {
     "speed": SPEED,
     "mix": MIX,
     "train": TRAIN,
+    "rate": RATE,
+    "score": SCORE,
+    "select": SELECT,
     "sft": SFT,
     "ranker": RANKER,
     "sample": SAMPLE,
@@ -23,6 +27,7 @@ STAGES: dict[str, Stage] = {
     "pairs": PAIRS,
     "preference": PREFERENCE,
     "judge": JUDGE,
+    "eval": EVAL,
 }
 
 __all__ = ["STAGES"]
