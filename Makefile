@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
   bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic \
-  bench-mixing clean
+  bench-mixing bench-evaluation clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -76,6 +76,10 @@ bench-slic: $(VENV)/.installed  ## does SLiC-HF help, an hour and a half; needs 
 	$(BIN)/python benchmarks/slic.py --rate 3e-4 --seeds 0
 	$(BIN)/python benchmarks/tables.py
 
+bench-evaluation: $(VENV)/.installed-mix $(PEERS)/.lm-eval  ## evaluation beside lm-evaluation-harness, half an hour
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/tables.py
+
 bench-mixing: $(VENV)/.installed-mix  ## mixtures of domains, an hour and a half; needs STROP_DATA
 	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/tables.py
@@ -117,6 +121,14 @@ $(PEERS)/.installed:
 	$(PYTHON) -m venv $(PEERS)
 	CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS)/bin/python -m pip install --quiet \
 	  --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
+	touch $@
+
+$(PEERS)/.lm-eval:
+	test -d $(PEERS) || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt 'lm-eval[hf]==0.4.13'
 	touch $@
 
 $(PEERS)/.trl:
