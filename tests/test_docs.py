@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from strop.cli.main import app
 from strop.data.documents import read_domains
 from strop.evaluation import default_text
+from strop.evaluation.tasks import open_task
 from strop.recipes import STAGES, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,10 @@ def test_examples_start_with_their_command() -> None:
         if first.startswith("# strop mix"):
             assert first == f"# strop mix examples/{path.name} -o mixed"
             read_domains(path)
+            continue
+        if first.startswith("# strop eval"):
+            assert first == f"# strop eval MODEL --tasks examples/{path.name} -o results"
+            open_task(str(path))
             continue
         assert first == f"# strop run examples/{path.name}"
         load_recipe(path, STAGES)
