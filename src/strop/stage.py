@@ -64,6 +64,8 @@ def run_stage(
         say(f"{output}: already done")
         facts: Facts = kept["facts"]
         return facts
+    if kept is not None:
+        say(f"{output}: was made with other settings or from other inputs, and is made anew")
     own = work is None
     work = output.parent / f"{output.name}.work" if work is None else work
     if not is_first():  # the first process writes; training waits until it has begun

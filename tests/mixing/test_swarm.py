@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from strop.errors import StropError
 from strop.mixing.design import designed
 from strop.mixing.optimum import Objective, best_mixture
-from strop.mixing.regression import REGRESSORS, fit
+from strop.mixing.regression import REGRESSORS, fit, near_share
 from strop.mixing.weights import natural
 
 NATURAL = natural([1, 2, 3, 10])
@@ -91,6 +91,17 @@ def test_the_best_mixture_is_near_the_true_one(kind: str) -> None:
         objective.value(losses_of(every)).min() + 0.003
     )
     assert np.array_equal(found, best_mixture(losses_of, objective, NATURAL))
+
+
+def test_more_of_a_text_never_makes_it_harder() -> None:
+    near, shares = np.array([1.0, 0.0]), np.linspace(0.05, 0.95, 9)
+    mixtures = np.stack([shares, 1 - shares], axis=1)
+    falls = near_share(mixtures, 3 - 0.5 * np.log(shares + 0.003), near)
+    np.testing.assert_allclose(falls(mixtures), 3 - 0.5 * np.log(shares + 0.003))
+    rises = near_share(mixtures, 3 + 0.5 * shares, near)
+    np.testing.assert_allclose(rises(mixtures), 3 + 0.5 * shares.mean())
+    alike = near_share(np.full((4, 2), 0.5), np.arange(4.0), near)
+    np.testing.assert_allclose(alike(mixtures), 1.5)
 
 
 def test_a_pull_leads_to_the_natural_mixture_and_limits_hold() -> None:

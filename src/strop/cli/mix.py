@@ -84,7 +84,9 @@ def mix(
     rounds: Annotated[int, typer.Option(help="Of DoReMi.", min=1)] = 1,
     eta: Annotated[
         float,
-        typer.Option(help="Of DoReMi and online weights: they move by eta / steps."),
+        typer.Option(
+            help="How far DoReMi's and online weights move: eta / steps for a nat (online: 0.03 at most)."
+        ),
     ] = 50.0,
     pull: Annotated[
         float, typer.Option(help="Of swarm and experts towards natural weights; 0: none.", min=0)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strop.console import say
 from strop.errors import StropError, unknown_name
 from strop.mixing.design import designed
 from strop.mixing.experts import expert_weights, mixture_losses
@@ -30,6 +31,7 @@ DRAWS = 8  #: random mixtures that are tried
 LEAST_RUNS = 8  #: of a swarm, of its own accord
 ETA = 50.0  #: of DoReMi and online weights, over the steps of the proxy or the run
 FASTEST = 0.03  #: by which online weights move for a nat, at most
+FEW = 50  #: steps of a run of a search, below which it says next to nothing
 FORWARD = 1 / 3  #: what a forward pass costs, in times of a training step
 MEASURED = 0.2  #: part of the tokens of a search that may go into measuring losses
 
@@ -264,6 +266,11 @@ def tried(
     They are those of the validation part.
     """
     texts = config.objective.texts(bench.corpus.names)
+    if each.steps < FEW:
+        say(
+            f"{label}: runs of {each.steps} steps have hardly begun to learn: search with more "
+            "tokens, in fewer runs or in smaller batches"
+        )
     jobs = [
         Job(tuple(one), each.steps, seed, measured=each.measured)
         for seed, own in mixtures.items()

@@ -106,37 +106,17 @@ def log_linear(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
 
 
 def log_ridge(mixtures: Table, losses: NDArray[np.float64]) -> Predictor:
-    """Fit c + sum of b_j log(w_j + r): a share counts less the more there is of it."""
-    return log_shares(mixtures, losses, OFFSETS, RIDGES)
+    """Fit c + sum of b_j log(w_j + r): a share counts less the more there is of it.
 
-
-def near_share(
-    mixtures: Table, losses: NDArray[np.float64], near: NDArray[np.float64]
-) -> Predictor:
-    """Fit c + b log(s + 0.003) with s = near . w, how much of the mixture is like the text.
-
-    Two numbers, for a dozen runs or fewer; what domains teach each other is in `near`, (domains,).
+    By ridge regression. r and the strength are those with the lowest error when each run is left
+    out, which a linear fit gives in closed form (Hastie et al., The Elements of Statistical
+    Learning, 7.10).
     """
-    law = log_shares(mixtures @ near[:, None], losses, (NEAR_OFFSET,), (0.0,))
-    return lambda wanted: law(wanted @ near[:, None])
-
-
-def log_shares(
-    shares: Table,
-    losses: NDArray[np.float64],
-    offsets: Sequence[float],
-    strengths: Sequence[float],
-) -> Predictor:
-    """Fit the logarithms of shares, with an offset, by ridge regression.
-
-    Offset and strength are those with the lowest error when each run is left out, which a linear
-    fit gives in closed form (Hastie et al., The Elements of Statistical Learning, 7.10).
-    """
-    tried = [(offset, strength) for offset in offsets for strength in strengths]
-    fits = [ridge(np.log(shares + offset), losses, strength) for offset, strength in tried]
+    tried = [(offset, strength) for offset in OFFSETS for strength in RIDGES]
+    fits = [ridge(np.log(mixtures + offset), losses, strength) for offset, strength in tried]
     best = int(np.argmin([error for _, error in fits]))
     offset, slopes = tried[best][0], fits[best][0]
-    centre, mean = np.log(shares + offset).mean(axis=0), losses.mean()
+    centre, mean = np.log(mixtures + offset).mean(axis=0), losses.mean()
 
     def predict(wanted: Table) -> NDArray[np.float64]:
         rows = np.log(wanted + offset) - centre
@@ -144,6 +124,22 @@ def log_shares(
         return found
 
     return predict
+
+
+def near_share(
+    mixtures: Table, losses: NDArray[np.float64], near: NDArray[np.float64]
+) -> Predictor:
+    """Fit c - b log(s + 0.003) with s = near . w, how much of the mixture is like the text.
+
+    Two numbers, for a dozen runs or fewer; what domains teach each other is in `near`, (domains,).
+    b is not negative: runs in which more of a text makes it harder to predict say nothing of it.
+    """
+    logs = np.log(mixtures @ near + NEAR_OFFSET)
+    centre, mean = logs.mean(), losses.mean()
+    spread = float(((logs - centre) ** 2).sum())
+    slope = float((logs - centre) @ losses) / spread if spread else 0.0
+    fall = max(0.0, -slope)
+    return lambda wanted: mean - fall * (np.log(wanted @ near + NEAR_OFFSET) - centre)
 
 
 def ridge(

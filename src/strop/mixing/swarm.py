@@ -36,7 +36,7 @@ def fitted_mixture(
     texts = objective.texts(swarm.domains)
     for name in texts:
         if name not in swarm.texts:
-            raise StropError(f"the swarm has no losses of {name}")
+            raise StropError(f"the table has no column 'loss {name}', which this objective needs")
     losses = swarm.losses[:, [swarm.texts.index(name) for name in texts]]
     if near is None:
         alone = dict(zip(swarm.domains, np.eye(len(swarm.domains)), strict=True))
