@@ -107,7 +107,7 @@ def test_a_mixture_from_a_table_goes_where_the_objective_is(tmp_path: Path) -> N
     np.testing.assert_allclose(list(even["weights"].values()), 1 / 3, atol=0.02)
     with pytest.raises(StropError, match="unknown domain 'codes': did you mean 'code'"):
         mixture_from_table(table, output, Objective("weighted", {"codes": 1.0}))
-    with pytest.raises(StropError, match="no losses of target"):
+    with pytest.raises(StropError, match="no column 'loss target'"):
         mixture_from_table(table, output, Objective("target"))
 
 

@@ -85,7 +85,7 @@ def mix(
     eta: Annotated[
         float,
         typer.Option(
-            help="How far DoReMi's and online weights move: eta / steps for a nat (online: 0.03 at most)."
+            help="DoReMi and online weights move by eta / steps for a nat; online by 0.03 at most."
         ),
     ] = 50.0,
     pull: Annotated[
