@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from strop.console import say
 from strop.data import Prompt
 from strop.decoding import Sampling
 from strop.errors import StropError, StropFailure, missing_extra
@@ -110,6 +109,17 @@ class RemoteModel:
         self.chat: bool = True
         self.usage = Usage()
         self.gate = Gate(config.per_minute)
+
+    @property
+    def used(self) -> str:
+        """Say what was asked so far, and what it cost by the prices that are known."""
+        read, written = self.usage.read, self.usage.written
+        cost = self.config.cost(read, written)
+        price = f", cost {cost:.4f}" if cost else ""
+        return (
+            f"{self.name}: {self.usage.requests} answers, {read:,} tokens read, {written:,} "
+            f"written{price}"
+        )
 
     @property
     def identity(self) -> str:
@@ -230,14 +240,3 @@ def spelled(error: Any) -> str:
     status = getattr(error, "status_code", None)
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{status}: {text}"[:200] if status and str(status) not in text else text[:200]
-
-
-def say_cost(model: RemoteModel) -> None:
-    """Say what was used."""
-    usage, config = model.usage, model.config
-    cost = config.cost(usage.read, usage.written)
-    price = f", cost {cost:.4f}" if cost else ""
-    say(
-        f"{model.name}: {usage.requests} answers, {usage.read:,} tokens read, "
-        f"{usage.written:,} written{price}"
-    )

@@ -58,6 +58,8 @@ def rate(
             say_estimate(model, rows, asked)
         with Journal(place / RATINGS) as journal:
             ratings = rated(rows, model, asked, journal)
+        if isinstance(model, RemoteModel):
+            say(model.used)
         report_rejected(records.rejected, len(rows) + len(records.rejected), directory / REJECTED)
         write_rows(directory / RATINGS, (ratings[one.key] for one in rows))
         write_rows(directory / ROWS, (scored_row(one, ratings[one.key], asked) for one in rows))
