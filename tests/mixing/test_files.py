@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -63,7 +64,6 @@ ROWS = "0.5,0.5,1\n0.4,0.6,2\n0.3,0.7,3\n"
         (HEADER, "0 runs are too few"),
         (HEADER + "0.5,0.5\n", "row 2 has 2 values, not 3"),
         (HEADER + "0.5,0.5,1,1\n", "row 2 has 4 values, not 3"),
-        (HEADER + ROWS + "\n", "row 5 has 0 values, not 3"),
         (HEADER + ROWS + "0.5,half,1\n", "row 5, weight b: 'half' is no number"),
         (HEADER + ROWS + "0.5,0.5,nan\n", "the losses of run 3 are not finite"),
         (HEADER + ROWS + "0.5,1.5,1\n", "must not be negative and must add up to one"),
@@ -109,6 +109,48 @@ def test_a_mixture_from_a_table_goes_where_the_objective_is(tmp_path: Path) -> N
         mixture_from_table(table, output, Objective("weighted", {"codes": 1.0}))
     with pytest.raises(StropError, match="no column 'loss target'"):
         mixture_from_table(table, output, Objective("target"))
+
+
+def test_copies_of_runs_say_nothing_new(tmp_path: Path) -> None:
+    one = swarm()
+    copies = Swarm(
+        one.domains, one.texts, np.tile(one.mixtures, (3, 1)), np.tile(one.losses, (3, 1))
+    )
+    found = []
+    for number, each in enumerate((one, copies)):
+        write_swarm(each, tmp_path / f"{number}.csv")
+        mixture_from_table(tmp_path / f"{number}.csv", tmp_path / f"{number}.json", Objective())
+        found.append(read_mixture(tmp_path / f"{number}.json", NAMES))
+    np.testing.assert_allclose(*found, atol=0.02)
+
+
+@pytest.mark.parametrize("pull", [-1.0, math.inf, math.nan])
+def test_what_nothing_can_be_fitted_to_is_said(tmp_path: Path, pull: float) -> None:
+    table, output = tmp_path / "swarm.csv", tmp_path / "m.json"
+    one = swarm()
+    write_swarm(one, table)
+    with pytest.raises(StropError, match="pull must be a number"):
+        mixture_from_table(table, output, Objective(), pull)
+    same = np.tile(one.mixtures[:1], (len(one.mixtures), 1))
+    write_swarm(Swarm(one.domains, one.texts, same, one.losses), table)
+    with pytest.raises(StropError, match="1 different mixtures"):
+        mixture_from_table(table, output, Objective())
+    write_swarm(Swarm(one.domains, one.texts, one.mixtures, one.losses * 1e300), table)
+    with pytest.raises(StropError, match="larger than 1e"):
+        mixture_from_table(table, output, Objective())
+    output.write_text("notes of mine")
+    with pytest.raises(StropError, match="is no mixture: name another"):
+        mixture_from_table(table, output, Objective())
+    assert output.read_text() == "notes of mine"
+
+
+def test_a_table_with_a_mark_and_empty_lines_is_read(tmp_path: Path) -> None:
+    write_swarm(swarm(), tmp_path / "swarm.csv")
+    text = (tmp_path / "swarm.csv").read_text()
+    (tmp_path / "other.csv").write_text("\ufeff" + text + "\n\n")
+    assert np.array_equal(
+        read_swarm(tmp_path / "other.csv").losses, read_swarm(tmp_path / "swarm.csv").losses
+    )
 
 
 def test_the_command_prints_what_the_fit_says(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_few_documents_and_only_repetitions_are_one_line(tmp_path: Path) -> None
         open_corpus(Domains({"a": write(tmp_path / "a.jsonl", 9, 0), "b": three}, tokenizer="byte"))
     with pytest.raises(StropError, match="cannot be called target"):
         open_corpus(Domains({"target": three}))
-    with pytest.raises(StropError, match="at least 257 tokens, not 100"):
+    with pytest.raises(StropError, match="at least 257 tokens, not 100,"):
         open_corpus(Domains({"a": write(tmp_path / "a.jsonl", 9, 0)}, tokenizer="100"))
 
 
@@ -115,3 +115,34 @@ def test_a_model_brings_its_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
         tiny_model / "tokenizer.json"
     ).read_bytes()
     assert corpus.tokens("a", "first")[-1] == 2  # its end of a turn
+
+
+def test_what_two_domains_share_belongs_to_the_first(tmp_path: Path) -> None:
+    """Whatever was made and kept before for the other order."""
+    rows = {}
+    for seed, name in enumerate(("shared", "one", "two")):
+        write(tmp_path / f"{name}.jsonl", 20, seed)
+        rows[name] = (tmp_path / f"{name}.jsonl").read_text()
+    sources = {}
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(rows[name] + rows["shared"])
+        sources[name] = Source(path=str(path))
+    for names in (("one", "two"), ("two", "one")):
+        own = {name: sources[name] for name in names}
+        corpus = open_corpus(Domains(own, tokenizer="byte"))
+        assert corpus.names == names
+        repeated = [corpus.facts["domains"][name]["repeated"] for name in names]
+        assert repeated == [0, 20]
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\0b"])
+def test_names_that_cannot_be_shown(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StropError, match="a domain cannot be called"):
+        open_corpus(Domains({name: write(tmp_path / "a.jsonl", 9, 0)}, tokenizer="byte"))
+
+
+@pytest.mark.parametrize("tokenizer", ["99999999999999999999", "²"])
+def test_numbers_that_are_none(tmp_path: Path, tokenizer: str) -> None:
+    with pytest.raises(StropError):
+        open_corpus(Domains({"a": write(tmp_path / "a.jsonl", 9, 0)}, tokenizer=tokenizer))

@@ -94,7 +94,10 @@ def read_source(item: Located, folder: Path) -> Source:
     if len(places) != 1:
         raise item.error("needs a path, a package or a dataset, and only one of them")
     if source.path:
-        source = replace(source, path=str(folder / Path(source.path).expanduser()))
+        try:
+            source = replace(source, path=str(folder / Path(source.path).expanduser()))
+        except RuntimeError as error:  # a user that there is none of
+            raise item.error(f"cannot find {source.path}: {error}") from error
     return source
 
 
@@ -123,9 +126,11 @@ def documents(source: Source) -> Iterator[tuple[str, Any]]:
         return
     path = package_folder(source.package) if source.package else Path(source.path)
     if path.is_dir():
-        for file in sorted(path.glob(source.files)):
-            if file.is_file():
-                yield str(file), text_or_none(file)
+        try:
+            files = sorted(path.glob(source.files))
+        except (ValueError, NotImplementedError) as error:
+            raise StropError(f"files: {source.files!r} is no pattern below a folder") from error
+        yield from ((str(file), text_or_none(file)) for file in files if file.is_file())
         return
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind == "jsonl":
@@ -171,7 +176,8 @@ def read_any_text(path: Path) -> str:
 
 def of_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     """Yield the column of each line."""
-    for number, line in enumerate(read_any_text(path).split("\n"), start=1):
+    text = read_any_text(path).removeprefix("\ufeff")  # which some editors put before UTF-8
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"

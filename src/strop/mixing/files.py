@@ -20,6 +20,7 @@ from strop.mixing.regression import Table, check
 from strop.mixing.weights import Weights
 
 WEIGHT, LOSS = "weight ", "loss "
+LARGEST = 1e6  #: loss that is believed, in nats
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ def write_swarm(swarm: Swarm, path: Path) -> None:
 def read_swarm(path: Path) -> Swarm:
     """Read a table. Raises StropError for one that cannot be fitted."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            header, *rows = list(csv.reader(stream, strict=True)) or [[]]
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = [row for row in csv.reader(stream, strict=True) if row]
+            header, *rows = lines or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StropError(f"{path}: cannot be read as a table: {error}") from error
     domains = [one.removeprefix(WEIGHT) for one in header if one.startswith(WEIGHT)]
@@ -67,6 +69,8 @@ def read_swarm(path: Path) -> Swarm:
         ]
     ).reshape(len(rows), len(names))
     swarm = Swarm(tuple(domains), tuple(texts), table[:, : len(domains)], table[:, len(domains) :])
+    if (abs(swarm.losses) > LARGEST).any():
+        raise StropError(f"{path}: a loss is larger than {LARGEST:g} nats")
     try:
         check(swarm.mixtures, swarm.losses)
     except StropError as error:
@@ -88,6 +92,18 @@ def write_mixture(
     """Write a mixture for `strop train`."""
     mixture = {"domains": dict(zip(names, weights.tolist(), strict=True))}
     write_json(path, mixture | dict(facts))
+
+
+def may_replace(path: Path) -> None:
+    """Raise StropError for a file that is there and is no mixture."""
+    if not path.exists():
+        return
+    try:
+        found = read_json(path)
+    except StropError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("domains"), dict):
+        raise StropError(f"{path}: is there, and is no mixture: name another")
 
 
 def read_mixture(path: Path, names: Sequence[str]) -> Weights:

@@ -31,6 +31,7 @@ DRAWS = 8  #: random mixtures that are tried
 LEAST_RUNS = 8  #: of a swarm, of its own accord
 ETA = 50.0  #: of DoReMi and online weights, over the steps of the proxy or the run
 FASTEST = 0.03  #: by which online weights move for a nat, at most
+MUCH = 1e18  #: above any number of tokens
 FEW = 50  #: steps of a run of a search, below which it says next to nothing
 FORWARD = 1 / 3  #: what a forward pass costs, in times of a training step
 MEASURED = 0.2  #: part of the tokens of a search that may go into measuring losses
@@ -52,10 +53,10 @@ class SearchConfig:
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
         for name in ("tokens", "final", "rounds", "eta", "repetitions"):
-            if not getattr(self, name) > 0:
-                raise StropError(f"{name} must be more than 0, not {getattr(self, name)}")
-        if not self.pull >= 0:
-            raise StropError(f"pull must not be negative: {self.pull}")
+            if not 0 < getattr(self, name) < MUCH:
+                raise StropError(f"{name} must be finite and above 0, not {getattr(self, name)}")
+        if not 0 <= self.pull < MUCH:
+            raise StropError(f"pull must not be negative, and finite: {self.pull}")
         if self.runs and self.runs < 4:
             raise StropError(f"a swarm needs at least 4 runs, not {self.runs}")
 

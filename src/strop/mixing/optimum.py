@@ -34,7 +34,7 @@ class Objective:
             raise StropError("weights of losses belong to the objective weighted, which needs them")
         counts = self.weights.values()
         if counts and (min(counts) < 0 or not 0 < sum(counts) < math.inf):
-            raise StropError("weights of losses must not be negative, nor all zero")
+            raise StropError("weights of losses must be finite, not negative, and not all zero")
 
     def texts(self, domains: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the texts whose losses count."""

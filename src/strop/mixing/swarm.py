@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from strop.errors import StropError
-from strop.mixing.files import Swarm, read_swarm, write_mixture
+from strop.mixing.files import Swarm, may_replace, read_swarm, write_mixture
 from strop.mixing.optimum import Objective, best_mixture
-from strop.mixing.regression import Fit, Nearness, fit
+from strop.mixing.regression import LEAST, Fit, Nearness, fit
 from strop.mixing.weights import Weights, uniform
 
 
@@ -45,6 +47,15 @@ def fitted_mixture(
     return best_mixture(fitted.predict, objective, towards, pull, limits, seed), fitted
 
 
+def without_copies(swarm: Swarm) -> Swarm:
+    """Return one run for each mixture, with the mean of the losses; left out, a copy would tell."""
+    mixtures, which = np.unique(swarm.mixtures, axis=0, return_inverse=True)
+    if len(mixtures) == len(swarm.mixtures):
+        return swarm
+    losses = np.stack([swarm.losses[which == one].mean(axis=0) for one in range(len(mixtures))])
+    return replace(swarm, mixtures=mixtures, losses=losses)
+
+
 def mixture_from_table(
     table: Path, output: Path, objective: Objective, pull: float = 0.0
 ) -> dict[str, Any]:
@@ -53,7 +64,12 @@ def mixture_from_table(
     Returns what the fit says of it and of uniform weights, towards which it is pulled: a table does
     not know how many tokens there are. Raises StropError for a table that cannot be fitted.
     """
-    swarm = read_swarm(table)
+    may_replace(output)
+    if not 0 <= pull < math.inf:
+        raise StropError(f"pull must be a number of at least 0, not {pull}")
+    swarm = without_copies(read_swarm(table))
+    if len(swarm.mixtures) < LEAST:
+        raise StropError(f"{table}: has {len(swarm.mixtures)} different mixtures: too few to fit")
     even = uniform([1] * len(swarm.domains))
     weights, fitted = fitted_mixture(swarm, objective, even, pull)
     write_mixture(output, swarm.domains, weights, {"method": "swarm", "objective": objective.kind})

@@ -47,6 +47,7 @@ TAKEN = (TARGET, "loss", "n", "step", "kind", "rate", "norm")  #: as names, by w
 END = "<|endoftext|>"  #: after each document, with a tokenizer of our own
 SAMPLE = 2_000_000  #: characters of each domain that a tokenizer is trained on
 LEAST = 257  #: tokens of a new tokenizer: all bytes, and the end of a document
+MOST = 1 << 20  #: tokens of a new tokenizer
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -122,9 +123,10 @@ def domains_hash(path: Path) -> str:
 
 def digest_of(texts: Mapping[str, Sequence[str]], tokenizer: str) -> str:
     """Return a hash over all that a corpus is made of."""
-    if tokenizer != "byte" and not tokenizer.isdigit():
+    if tokenizer != "byte" and not is_number(tokenizer):
         tokenizer = sha256_file(resolve(tokenizer) / "tokenizer.json")
-    known = {name: sha256_json(own) for name, own in texts.items()}
+    # In order: what two domains share is the first one's.
+    known = [[name, sha256_json(own)] for name, own in texts.items()]
     return sha256_json({"texts": known, "tokenizer": tokenizer, "strop": strop.__version__})
 
 
@@ -134,12 +136,20 @@ def read_all(domains: Domains) -> tuple[dict[str, list[str]], list[dict[str, str
     for name in TAKEN:
         if name in domains.sources:
             raise StropError(f"a domain cannot be called {name}")
+    for name in domains.sources:
+        if not name.strip() or not name.isprintable():
+            raise StropError(f"a domain cannot be called {name!r}")
     texts, rejected = {}, []
     for name, source in {**sources, **domains.sources}.items():
         found = read_documents(source)
         texts[name] = found.texts
         rejected += [{"domain": name, **one} for one in found.rejected]
     return texts, rejected
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a tokenizer is named by its number of tokens."""
+    return text.isascii() and text.isdigit()
 
 
 def build(
@@ -203,13 +213,15 @@ def write_tokenizer(kind: str, texts: Mapping[str, Sequence[str]], directory: Pa
 
     Raises StropError for a number of tokens that is too small.
     """
-    if kind != "byte" and not kind.isdigit():
+    if kind != "byte" and not is_number(kind):
         directory.mkdir(parents=True)
         copy_companions(resolve(kind), directory)
         return
     size = LEAST if kind == "byte" else int(kind)
-    if size < LEAST:
-        raise StropError(f"a tokenizer needs at least {LEAST} tokens, not {size}")
+    if not LEAST <= size <= MOST:
+        raise StropError(
+            f"a tokenizer needs at least {LEAST} tokens, not {size}, and {MOST} at most"
+        )
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
