@@ -43,7 +43,9 @@ class Rater:
                 yield number, reply
             else:
                 logps = [math.log(0.5) if grade in ("3", "4") else None for grade in options]
-                yield number, Answer(reply, "end", 100, 2, tuple(logps))
+                cut = reply.endswith("…")
+                finish = "length" if cut else "end"
+                yield number, Answer(reply.removesuffix("…"), finish, 100, 2, tuple(logps))
 
     def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[Any]:
         raise NotImplementedError
@@ -81,6 +83,15 @@ def test_every_row_has_its_grade_or_the_reason(
     assert all(len(row["prompt_hash"]) == 64 and row["rater"] == "id" for row in ratings)
     assert len({row["prompt_hash"] for row in ratings}) == 12
     assert "9 of 12 rows rated by accuracy; unrated: 1 no number" in spelled(facts)
+
+
+def test_a_number_that_was_cut_off_is_no_grade(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    using(monkeypatch, Rater({0: "Grade: 4…", 1: "Grade: 4.…", 2: "4, because…", 3: "4"}))
+    facts = rate(data, "rater", tmp_path / "out", limit=4)
+    assert facts["unrated"] == {"cut off in a number": 2}
+    assert facts["rated"] == 2
 
 
 def test_who_is_interrupted_asks_for_no_row_twice(

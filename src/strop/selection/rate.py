@@ -26,6 +26,7 @@ from strop.selection.rubric import Rubric, expected_grade, open_rubric, parse_gr
 from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
 RATINGS = "ratings.jsonl"
+NUMERIC = "0123456789.,/"  #: what a number may go on after
 LETTERS = 4  #: of a token, roughly: for what an endpoint will cost
 #: The grade comes first and a line's end ends it; the same row has the same reply.
 SAMPLING = Sampling(temperature=0.0, min_p=0.0, repetition_penalty=1.0, max_tokens=8, stop=("\n",))
@@ -97,6 +98,8 @@ def rating(one: Instruction, answer: Answer | Failed, rubric: Rubric) -> dict[st
     if isinstance(answer, Failed):
         return {"key": one.key, "status": f"failed: {answer.reason}"}
     grade, status = parse_grade(answer.text, rubric.lowest, rubric.highest)
+    if grade is not None and answer.finish_reason == "length" and answer.text[-1] in NUMERIC:
+        grade, status = None, "cut off in a number"  # of which more may have come
     expected, mass = expected_grade(answer.options, rubric.grades)
     return {
         "key": one.key,
