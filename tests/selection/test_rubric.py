@@ -110,14 +110,14 @@ def test_rubrics_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("lowest: 1", "needs a prompt"),
+        ("lowest: 1", "a rubric needs prompt"),
         ("prompt: '{{ prompt }}'", "does not show {{ completion }}"),
         ("prompt: '{{ prompt }} {{ completion }}'\nhighest: 10", "0 to 9"),
         ("prompt: '{{ prompt }} {{ completion }}'\nhighest: '5'", "whole numbers"),
         ("prompt: '{{ prompt }} {{ completion }}'\nhighst: 5", "did you mean 'highest'"),
         ("prompt: [", "not YAML"),
         ("prompt: 3", "must be text"),
-        ("- a", "needs a prompt"),
+        ("- a", "a rubric is an object"),
     ],
 )
 def test_what_is_no_rubric_is_said(tmp_path: Path, text: str, said: str) -> None:

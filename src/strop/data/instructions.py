@@ -19,10 +19,7 @@ from strop.data.records import BadRow, Prompt, Records, answer_of, example, read
 from strop.errors import StropError
 
 #: For each known form the columns of prompt, further input and answer
-FORMS = {
-    "instruction output": ("instruction", "input", "output"),
-    "instruction response": ("instruction", "context", "response"),
-}
+FORMS = (("instruction", "input", "output"), ("instruction", "context", "response"))
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def instruction(row: Mapping[str, Any]) -> Instruction:
     if "completion" in row:
         found = example(row)
         return Instruction(found.prompt, found.completion, row)
-    for prompt, more, answer in FORMS.values():
+    for prompt, more, answer in FORMS:
         if prompt in row and answer in row:
             found = example({"prompt": joined(row, prompt, more), "completion": row[answer]})
             return Instruction(found.prompt, found.completion, row)

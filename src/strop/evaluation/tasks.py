@@ -11,17 +11,16 @@ What else there is depends on the kind, see `Task`.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from strop.data import atomic_path, read_text, sha256_json
+from strop.data import atomic_path, read_rows, sha256_json
+from strop.data.named import names_in, read_named
 from strop.errors import StropError, unknown_name
 from strop.evaluation.generated import GENERATORS, generated
 from strop.models.cache import cache_directory, only_one
@@ -120,41 +119,20 @@ def without_letters(text: str) -> str:
 
 def task_names() -> tuple[str, ...]:
     """Return the names of the tasks that come with Strop."""
-    place = resources.files("strop.evaluation") / "tasks"
-    return tuple(sorted(one.name.removesuffix(".yaml") for one in place.iterdir()))
+    return names_in("strop.evaluation", "tasks")
 
 
 def open_task(name: str) -> Task:
     """Open a task by name, or by the path of a YAML file. Raises StropError for a bad one."""
-    import yaml
-
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        text, called = read_text(path), path.stem
-    elif name in task_names():
-        place = resources.files("strop.evaluation") / "tasks" / f"{name}.yaml"
-        text, called = place.read_text(encoding="utf-8"), name
-    else:
-        raise unknown_name("task (or file.yaml)", name, task_names())
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StropError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     known = [one.name for one in fields(Task) if one.name not in ("name", "folder")]
-    if not isinstance(found, dict):
-        raise StropError(f"{name}: a task is an object")
-    for key in found:
-        if key not in known:
-            raise StropError(f"{name}: {unknown_name('key', str(key), known)}")
-    for key in ("title", "data", "kind", "prompt"):
-        if key not in found:
-            raise StropError(f"{name}: a task needs {key}")
+    needed = ("title", "data", "kind", "prompt")
+    called, found = read_named(name, "strop.evaluation", "tasks", "task", known, needed)
     for key in ("stop", "examples"):
         if key in found:
             if not isinstance(found[key], list):
                 raise StropError(f"{name}: {key} must be a list")
             found[key] = tuple(found[key])
-    return Task(called, **found, folder=path.parent)
+    return Task(called, **found, folder=Path(name).parent)
 
 
 def task_rows(task: Task, limit: int = 0) -> list[dict[str, Any]]:
@@ -186,17 +164,8 @@ def fetched(wheel: Wheel) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. Raises StropError with the line of one that is no object."""
-    found = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise StropError(f"{path}:{number}: not JSON") from error
-            if not isinstance(row, dict):
-                raise StropError(f"{path}:{number}: not an object")
-            found.append(row)
+    """Read JSON lines. Raises StropError where there are none."""
+    found = read_rows(path)
     if not found:
         raise StropError(f"{path}: no rows")
     return found

@@ -7,13 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from strop.data import Message, read_text, sha256_json
+from strop.data import Message, sha256_json
 from strop.data.instructions import Instruction, shown
-from strop.errors import StropError, unknown_name
+from strop.data.named import names_in, read_named
+from strop.errors import StropError
 
 #: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
 NUMBER = re.compile(
@@ -83,32 +82,15 @@ def compiled(template: str) -> Any:
 
 def rubrics() -> tuple[str, ...]:
     """Return the names of those that come with Strop."""
-    place = resources.files("strop.selection") / "rubrics"
-    return tuple(sorted(one.name.removesuffix(".yaml") for one in place.iterdir()))
+    return names_in("strop.selection", "rubrics")
 
 
 def open_rubric(name: str) -> Rubric:
     """Open a rubric by name, or by the path of a YAML file. Raises StropError for bad ones."""
-    import yaml
-
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        text, called = read_text(path), path.stem
-    elif name in rubrics():
-        place = resources.files("strop.selection") / "rubrics" / f"{name}.yaml"
-        text, called = place.read_text(encoding="utf-8"), name
-    else:
-        raise unknown_name("rubric (or file.yaml)", name, rubrics())
-    try:
-        found: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StropError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     known = [one.name for one in fields(Rubric) if one.name != "name"]
-    if not isinstance(found, dict) or "prompt" not in found:
-        raise StropError(f"{name}: a rubric needs a prompt")
-    for key in found:
-        if key not in known:
-            raise StropError(f"{name}: {unknown_name('key', str(key), known)}")
+    called, found = read_named(
+        name, "strop.selection", "rubrics", "rubric", known, needed=("prompt",)
+    )
     return Rubric(called, **found)
 
 
