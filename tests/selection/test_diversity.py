@@ -18,7 +18,6 @@ from strop.selection.diversity import (
     facility_location,
     k_center,
     near_targets,
-    round_robin,
     target_cosines,
     unit_rows,
 )
@@ -231,27 +230,6 @@ def test_near_targets_is_the_mean_or_the_max() -> None:
     assert near_targets(rows, targets, "max").tolist() == [max(one) for one in found]
 
 
-@given(st.integers(1, 6), st.integers(1, 4), st.data())
-@quick
-def test_in_a_round_robin_each_target_takes_the_nearest_that_is_left(
-    n: int, targets: int, data: st.DataObject
-) -> None:
-    row = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=targets, max_size=targets)
-    cosine = data.draw(st.lists(row, min_size=n, max_size=n))
-    count = data.draw(st.integers(1, n))
-    wanted: list[int] = []
-    for turn in range(count):
-        left = [one for one in range(n) if one not in wanted]
-        wanted.append(max(left, key=lambda one: cosine[one][turn % targets]))
-    assert round_robin(cosine, count).tolist() == wanted
-
-
-def test_a_round_robin_serves_the_target_that_a_mean_forgets() -> None:
-    cosine = np.array([[0.9, 0.8, 0.0], [0.8, 0.9, 0.0], [0.7, 0.7, 0.0], [0.0, 0.0, 0.9]])
-    assert 3 not in np.argsort(-cosine.mean(axis=1))[:3]
-    assert round_robin(cosine, 3).tolist() == [0, 1, 3]
-
-
 FINE = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
 ZERO = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
 NAN = [[1.0, 0.0], [0.0, 1.0], [1.0, math.nan]]
@@ -283,8 +261,6 @@ def test_rows_without_direction_are_named(choose: Callable[[Matrix], object]) ->
         (lambda: k_center(FINE, 0, 0), "cannot choose 0 of 3 rows"),
         (lambda: k_center(FINE, 1, 3), "the first row is 3"),
         (lambda: facility_location(FINE, 4), "cannot choose 4 of 3 rows"),
-        (lambda: round_robin(FINE, 4), "cannot choose 4 of 3 rows"),
-        (lambda: round_robin(NAN, 1), "row 2 of the similarities holds NaN"),
         (lambda: distinct(FINE, [0, -1], 0.9), "names row -1"),
         (lambda: distinct(FINE, [2, 0, 2], 0.9), "names row 2 twice"),
         (lambda: distinct(FINE, [0], math.nan), "between -1 and 1, not nan"),

@@ -139,27 +139,11 @@ def near_targets(embeddings: ArrayLike, targets: ArrayLike, by: str = "mean") ->
 
 
 def target_cosines(embeddings: ArrayLike, targets: ArrayLike) -> Rows:
-    """Return the cosine of each row to each target, (n, m), as for `round_robin`.
+    """Return the cosine of each row to each target, (n, m).
 
     Raises StropError as `near_targets` does.
     """
     return cosines(*row_pair(embeddings, targets))
-
-
-def round_robin(similarities: ArrayLike, count: int) -> Indices:
-    """Choose rows by turns: each target in turn takes the row nearest to it that none has taken.
-
-    Takes similarities (n, targets). (RDS+, Ivison et al. 2025, arXiv 2503.01807.) Raises StropError
-    for more rows than there are and for similarities that are not finite.
-    """
-    left = finite_rows(similarities, "similarities").T.copy()
-    targets, n = left.shape
-    check_count(count, n)
-    chosen: list[int] = []
-    for turn in range(count):
-        chosen.append(int(left[turn % targets].argmax()))
-        left[:, chosen[-1]] = -np.inf
-    return np.array(chosen, dtype=np.intp)
 
 
 def row_pair(embeddings: ArrayLike, targets: ArrayLike) -> tuple[Rows, Rows]:
