@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
   bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic \
-  bench-mixing bench-evaluation clean
+  bench-mixing bench-evaluation bench-rating clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -78,6 +78,10 @@ bench-slic: $(VENV)/.installed  ## does SLiC-HF help, an hour and a half; needs 
 
 bench-evaluation: $(VENV)/.installed-mix $(PEERS)/.lm-eval  ## evaluation beside lm-evaluation-harness, half an hour
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-rating: $(VENV)/.installed  ## rating beside reading, ten minutes; needs STROP_DATA
+	$(BIN)/python benchmarks/rating.py
 	$(BIN)/python benchmarks/tables.py
 
 bench-mixing: $(VENV)/.installed-mix  ## mixtures of domains, an hour and a half; needs STROP_DATA

@@ -1,5 +1,7 @@
 """Texts that are written together are those that are written alone."""
 
+import sys
+
 import pytest
 
 from strop.decoding import GREEDY, Sampling, complete, complete_many
@@ -75,3 +77,22 @@ def test_what_a_guess_costs_where_texts_share_a_pass():
 def test_no_texts_at_a_time_is_refused(fake, width):
     with pytest.raises(StropError, match="width must be at least 1"):
         complete_many(fake(), [[5]], [GREEDY], width=width)
+
+
+def test_texts_go_on_while_the_next_prompt_is_read(fake, monkeypatch):
+    """A pass reads of one prompt, in parts; those who write go along, and none waits."""
+    model, passes = fake(), []
+    one_pass = model.forward
+    monkeypatch.setattr(sys.modules["strop.decoding.generate"], "PREFILL_CHUNK", 4)
+
+    def counted(sessions, tokens, last=None):
+        passes.append([len(ids) for ids in tokens])
+        return one_pass(sessions, tokens, last)
+
+    model.forward = counted
+    prompts = [[number, 5, 6, 7, 8, 9, 10] for number in range(3)]
+    samplings = [Sampling(max_tokens=5, seed=number) for number in range(3)]
+    found = dict(complete_many(model, prompts, samplings, width=3))
+    for number, prompt in enumerate(prompts):
+        assert found[number].tokens == complete(fake(), prompt, samplings[number]).tokens
+    assert passes == [[4], [3], [1, 4], [1, 3], [1, 1, 4], [1, 1, 3], [1, 1], [1, 1], [1], [1]]

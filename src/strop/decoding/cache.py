@@ -33,27 +33,40 @@ class CachedSession:
         other.tokens = list(self.tokens)
         return other
 
+    def keep(self, prompt: Sequence[int]) -> int:
+        """Keep the tokens that agree with a prompt before its last; return their number."""
+        reused = common_prefix(self.tokens, prompt[:-1])
+        self.truncate(reused)  # even if it is all of it: a pass broken off may have left more
+        return reused
+
     def prefill(self, prompt: Sequence[int]) -> tuple[Logits, int]:
         """Make `prompt` (at least one token) the content of the cache.
 
         Only what follows the longest common prefix is computed, the last token always. Returns
         the logits of the last token, shape (1, vocabulary), and how many tokens were reused.
         """
-        reused = common_prefix(self.tokens, prompt[:-1])
-        self.truncate(reused)  # even if it is all of it: a pass broken off may have left more
+        reused = self.keep(prompt)
         for start in range(reused, len(prompt), PREFILL_CHUNK):
             logits = self.forward(prompt[start : start + PREFILL_CHUNK], last=1)
         return logits[-1:], reused
 
 
 def forward_together(
-    model: Model, caches: Sequence[CachedSession], tokens: Sequence[Sequence[int]]
+    model: Model,
+    caches: Sequence[CachedSession],
+    tokens: Sequence[Sequence[int]],
+    last: Sequence[int],
 ) -> list[Logits]:
-    """Append tokens to several sessions in one pass and return the logits of all of them."""
-    logits = model.forward([cache.session for cache in caches], tokens)
-    for cache, ids in zip(caches, tokens, strict=True):
+    """Append tokens to several sessions in one pass; return the logits of the last of each.
+
+    `last` is how many of them for each session, at least one.
+    """
+    logits = model.forward([cache.session for cache in caches], tokens, max(last))
+    for cache, ids, count in zip(caches, tokens, last, strict=True):
         cache.tokens.extend(ids)
-    return logits
+        if cache.session.states is not None:
+            cache.session.states = cache.session.states[-count:]
+    return [rows[-count:] for rows, count in zip(logits, last, strict=True)]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

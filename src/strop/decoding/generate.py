@@ -40,54 +40,84 @@ from strop.errors import StropError
 from strop.models.interface import Logits, Model, States
 
 WIDTH = 8  #: texts that are written at once, if nothing else is said
+Job = tuple[list[int], Sampling]  #: a prompt, and how it is continued
+Place = tuple[CachedSession, Planner | None]  #: where one text after another is written
+
 LOOK_AHEAD = 256  # jobs among which one with a prompt that was read already is looked for
 
 
 class Continuation:
-    """One text as it is written: what the next pass computes, and what is chosen from it."""
+    """One text: what the next pass computes of it, and what is chosen then."""
 
     def __init__(
         self,
         model: Model,
         prompt: Sequence[int],
         sampling: Sampling,
-        cache: CachedSession,
-        planner: Planner | None,
+        place: Place,
         keep_states: bool = False,
         options: Sequence[int] = (),
     ) -> None:
-        """Read the prompt."""
-        start = perf_counter()
-        self.sampling, self.cache, self.planner = sampling, cache, planner
+        """Begin where the cache agrees with the prompt."""
+        self.sampling, self.place = sampling, place
+        self.cache, self.planner = place
         self.vocabulary = model.vocabulary
-        self.keep_states = keep_states
-        self.prompt_tokens = self.length = len(prompt)
+        self.keep_states, self.wanted = keep_states, options
+        self.prompt = prompt
+        self.length = len(prompt)
         self.room = min(model.context_length - len(prompt), sampling.max_tokens)
         self.sequence = np.array([*prompt, *[0] * self.room], dtype=np.int64)
         self.output = Output(model, len(prompt), sampling)
-        self.rows, self.reused = cache.prefill(prompt)  #: logits from which tokens are chosen next
-        self.options = log_probabilities(self.rows[-1], options)
-        if planner:
-            planner.start(prompt, sampling, cache.session)
+        self.reused = self.cache.keep(prompt)
+        self.rows: Logits  #: logits from which tokens are chosen next
+        self.options: tuple[float, ...] = ()
         self.draft = NOTHING
         self.passes = 0
         self.guessed, self.accepted = Counter[str](), Counter[str]()
-        self.reason: FinishReason | None = None if self.room else "context"
-        self.decode_seconds = 0.0
-        self.prefill_seconds = perf_counter() - start
+        self.reason: FinishReason | None = None
+        self.prefill_seconds = self.decode_seconds = 0.0
+
+    @property
+    def reading(self) -> bool:
+        """Tell whether some of the prompt is left to read."""
+        return len(self.cache.tokens) < len(self.prompt)
 
     def ask(self, together: int = 1) -> list[int]:
-        """Return the tokens of the next pass, which so many texts share: the last, and guesses."""
+        """Return the tokens of the next pass, in which so many texts are written.
+
+        They are of the prompt, or the last token and guesses for those after it.
+        """
+        if self.reading:
+            read = len(self.cache.tokens)
+            return list(self.prompt[read : read + PREFILL_CHUNK])
         # The last token that there is room for needs no guess.
-        limit = self.prompt_tokens + self.room - self.length - 1
+        limit = len(self.prompt) + self.room - self.length - 1
         if self.planner:
             self.draft = possible(self.planner.draft(limit, together), self.vocabulary)
             self.cache.truncate(self.length - 1)  # what a drafter that failed left behind
         self.passes += 1
         return [int(self.sequence[self.length - 1]), *self.draft.tokens]
 
+    def read(self, rows: Logits, seconds: float) -> None:
+        """Take the logits of a pass that read of the prompt; after its end begin to write."""
+        start = perf_counter()
+        self.rows = rows
+        if not self.reading:
+            self.options = log_probabilities(self.rows[-1], self.wanted)
+            if self.planner:
+                self.planner.start(self.prompt, self.sampling, self.cache.session)
+            self.reason = None if self.room else "context"
+        self.prefill_seconds += seconds + perf_counter() - start
+
+    def step(self) -> list[Delta]:
+        """Choose what the logits of the last pass allow, and say what is new."""
+        if self.reason:
+            return [Delta("", None, None, self.reason, self.statistics())]
+        return self.choose()
+
     def choose(self) -> list[Delta]:
         """Choose tokens from the rows while the guesses for them are right, and one more."""
+        start = perf_counter()
         shown: list[Delta] = []
         draft = self.draft
         for row, guess in zip_longest(self.rows, draft.guesses):
@@ -109,6 +139,7 @@ class Continuation:
             self.planner.learn(
                 draft, self.sequence[self.length - len(shown) : self.length].tolist()
             )
+        self.decode_seconds += perf_counter() - start
         if self.reason:
             shown[-1] = replace(shown[-1], finish_reason=self.reason, statistics=self.statistics())
         return shown
@@ -129,7 +160,7 @@ class Continuation:
     def statistics(self) -> Statistics:
         """Return what it cost so far."""
         return Statistics(
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=len(self.prompt),
             reused_tokens=self.reused,
             generated_tokens=self.output.count,
             prefill_seconds=self.prefill_seconds,
@@ -156,31 +187,9 @@ def generate(
     empty one for a model without a beginning-of-text token.
     """
     prompt = checked_prompt(model, prompt_tokens)
-    cache = cache or CachedSession(model.session())
-    return steps(model, prompt, sampling or Sampling(), cache, planner)
-
-
-def steps(
-    model: Model,
-    prompt: list[int],
-    sampling: Sampling,
-    cache: CachedSession,
-    planner: Planner | None,
-) -> Iterator[Delta]:
-    """Run the loop: choose tokens while guesses are right, show them, guess and compute again."""
-    text = Continuation(model, prompt, sampling, cache, planner)
-    if text.reason:
-        yield Delta("", None, None, text.reason, text.statistics())
-    start = perf_counter()
-    while text.reason is None:
-        if text.output.count:
-            text.rows = cache.forward(text.ask())
-        text.decode_seconds += perf_counter() - start
-        start = perf_counter()
-        shown = text.choose()
-        text.decode_seconds += perf_counter() - start
-        yield from shown
-        start = perf_counter()
+    place = (cache or CachedSession(model.session()), planner)
+    written = together(model, [(prompt, sampling or Sampling())], [place])
+    return (delta for _, _, shown in written for delta in shown)
 
 
 def complete(
@@ -216,52 +225,71 @@ def complete_many(
         raise StropError(f"width must be at least 1, not {width}")
     checked = [checked_prompt(model, prompt) for prompt in prompts]
     jobs = list(zip(checked, samplings, strict=True))
-    return together(model, jobs, planner, width, keep_states, options)
+    return completed(model, jobs, planner, min(width, len(jobs)), keep_states, options)
 
 
-def together(
+def completed(
     model: Model,
-    jobs: Sequence[tuple[list[int], Sampling]],
+    jobs: Sequence[Job],
     planner: Callable[[], Planner] | None,
     width: int,
     keep_states: bool,
     options: Sequence[int],
 ) -> Iterator[tuple[int, Completion]]:
-    """Run the loop for several texts; where one ends the next begins."""
+    """Put the steps of each text together."""
+    caches = opened(model, [prompt for prompt, _ in jobs], width)
+    places = [(cache, planner() if planner else None) for cache in caches]
+    every: dict[int, list[Delta]] = {}
+    for number, text, shown in together(model, jobs, places, keep_states, options):
+        every.setdefault(number, []).extend(shown)
+        if text.reason:
+            yield number, replace(collect(every.pop(number)), options=text.options)
+
+
+def together(
+    model: Model,
+    jobs: Sequence[Job],
+    free: list[Place],
+    keep_states: bool = False,
+    options: Sequence[int] = (),
+) -> Iterator[tuple[int, Continuation, list[Delta]]]:
+    """Run the loop for several texts; where one ends the next begins.
+
+    A pass reads of one prompt at most, and the texts that are being written go along with it: their
+    few rows cost little beside those of a prompt, and a lot in a pass of their own.
+    """
     waiting = deque(enumerate(jobs))
-    places = min(width, len(jobs))
-    free = [
-        (cache, planner() if planner else None)
-        for cache in opened(model, [prompt for prompt, _ in jobs], places)
-    ]
-    active: dict[int, tuple[Continuation, list[Delta]]] = {}
+    active: dict[int, Continuation] = {}
     while waiting or active:
-        while waiting and free:
-            cache, guesses = free.pop()
-            number, (prompt, sampling) = next_job(waiting, cache)
-            text = Continuation(model, prompt, sampling, cache, guesses, keep_states, options)
-            active[number] = (text, [])
-        start = perf_counter()
-        going = [text for text, _ in active.values() if text.output.count]
-        if going:
-            asked = [text.ask(len(going)) for text in going]
-            logits = forward_together(model, [text.cache for text in going], asked)
-            for text, rows in zip(going, logits, strict=True):
-                text.rows = rows
-        shared = perf_counter() - start
-        for number, (text, shown) in list(active.items()):
-            if text.output.count:
-                text.decode_seconds += shared
-            start = perf_counter()
-            if text.reason is None:
-                shown += text.choose()
-            else:
-                shown.append(Delta("", None, None, text.reason, text.statistics()))
-            text.decode_seconds += perf_counter() - start
+        if waiting and free and not any(text.reading for text in active.values()):
+            place = free.pop()
+            number, (prompt, sampling) = next_job(waiting, place[0])
+            active[number] = Continuation(model, prompt, sampling, place, keep_states, options)
+        advance(model, list(active.values()))
+        for number, text in list(active.items()):
+            if text.reading:
+                continue
+            shown = text.step()
             if text.reason:
-                yield number, replace(collect(shown), options=text.options)
                 del active[number]
-                free.append((text.cache, text.planner))
+                free.append(text.place)
+            yield number, text, shown
+
+
+def advance(model: Model, texts: Sequence[Continuation]) -> None:
+    """Compute the logits after each text, in one pass over all of them."""
+    start = perf_counter()
+    reading = [text.reading for text in texts]
+    asked = [text.ask(len(texts) - sum(reading)) for text in texts]
+    wanted = [1 if one else len(ids) for ids, one in zip(asked, reading, strict=True)]
+    logits = forward_together(model, [text.cache for text in texts], asked, wanted)
+    seconds = perf_counter() - start
+    for text, rows, one in zip(texts, logits, reading, strict=True):
+        if one:
+            text.read(rows, seconds)
+        else:
+            text.rows = rows
+            text.decode_seconds += seconds
 
 
 def opened(model: Model, prompts: Sequence[list[int]], count: int) -> list[CachedSession]:
@@ -275,9 +303,7 @@ def opened(model: Model, prompts: Sequence[list[int]], count: int) -> list[Cache
     return [first, *(first.fork() for _ in range(count - 1))]
 
 
-def next_job(
-    waiting: deque[tuple[int, tuple[list[int], Sampling]]], cache: CachedSession
-) -> tuple[int, tuple[list[int], Sampling]]:
+def next_job(waiting: deque[tuple[int, Job]], cache: CachedSession) -> tuple[int, Job]:
     """Take a job whose prompt the cache holds already, if one of the next does; else the first."""
     prompts = [prompt for _, (prompt, _) in islice(waiting, LOOK_AHEAD)]
     known = (index for index, one in enumerate(prompts) if cache.tokens[: len(one)] == one)
