@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from strop.errors import StropError
 from strop.stats import student, verdict
+from strop.stats.student import student_within
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -33,3 +35,10 @@ def test_a_verdict_of_few_samples_has_to_be_asked_for() -> None:
 def test_what_has_no_interval_is_an_error(bad: list[float]) -> None:
     with pytest.raises(StropError, match="an interval needs"):
         student(bad)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 10, 31, 200])
+def test_the_distribution_is_that_of_scipy(freedom: int) -> None:
+    for t in (0.0, 0.3, -1.0, 2.5, 12.0):
+        expected = 1 - 2 * scipy.stats.t.sf(abs(t), freedom)
+        assert student_within(t, freedom) == pytest.approx(expected, abs=1e-12)

@@ -11,6 +11,7 @@ from strop.stats.power import (
 )
 from strop.stats.proportion import paired_proportions, wilson
 from strop.stats.resampling import bootstrap, mean, paired_difference, ratio
+from strop.stats.runs import run_difference
 from strop.stats.significance import holm, mcnemar, permutation_test, sign_test
 from strop.stats.student import student
 from strop.stats.winrate import against_half, length_controlled, net_win_rate
@@ -34,6 +35,7 @@ __all__ = [
     "paired_proportions",
     "permutation_test",
     "ratio",
+    "run_difference",
     "sign_test",
     "student",
     "verdict",

@@ -50,3 +50,20 @@ def student_quantile(probability: float, freedom: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return sum(term / float(freedom) ** power for power, term in enumerate(terms))
+
+
+def student_within(t: float, freedom: int) -> float:
+    """Return the probability that Student's t is at most |t| away from 0.
+
+    (Abramowitz & Stegun 26.7.3 and 26.7.4.)
+    """
+    angle = math.atan2(abs(t), math.sqrt(freedom))
+    cosine = math.cos(angle) ** 2
+    odd = freedom % 2
+    term, total = 1.0, 0.0
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine * (power + 1) / (power + 2)
+    if not odd:
+        return math.sin(angle) * total
+    return 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
