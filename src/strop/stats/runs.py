@@ -8,7 +8,6 @@ differ; whether the method that made them differs needs both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,46 +18,39 @@ from strop.stats.student import student_quantile, student_within
 
 
 def run_difference(
-    ours: ArrayLike,
-    baseline: ArrayLike,
-    weights: ArrayLike | None = None,
-    others: Sequence[ArrayLike] = (),
-    level: float = 0.95,
+    ours: ArrayLike, baseline: ArrayLike, weights: ArrayLike | None = None, level: float = 0.95
 ) -> tuple[Interval, float]:
     """Estimate how much higher the mean is over our runs than over others, and its p-value.
 
     `ours` and `baseline` have a row for each run and a column for each row of the test, (k, n) and
     (m, n): losses with their `weights` (n,), such as tokens, or figures without. The variance is
-    that of runs by 1/k + 1/m, and that of what separates them from row to row, without the part
-    that comes from the runs; Student's t has the degrees of freedom of their sum (Satterthwaite
-    1946, "An approximate distribution of estimates of variance components"). Runs are taken to vary
-    as much in both, and in `others`, runs of further methods on the same rows: two or three of each
-    method say little alone. Raises StropError if no method has two runs, for less than two rows,
-    and for values that are not finite.
+    that of runs by 1/k + 1/m, as much in both, and that of what separates them from row to row,
+    without the part that comes from the runs; Student's t has the degrees of freedom of their sum
+    (Satterthwaite 1946, "An approximate distribution of estimates of variance components"). Raises
+    StropError for fewer than three runs in all, or two rows, and for values that are not finite.
     """
-    groups = [np.asarray(one, dtype=np.float64) for one in (ours, baseline, *others)]
-    if any(one.ndim != 2 or one.shape[1:] != groups[0].shape[1:] for one in groups):
-        raise StropError(f"runs on the same rows are needed, not {[one.shape for one in groups]}")
-    (k, n), m = groups[0].shape, len(groups[1])
-    free = sum(len(one) - 1 for one in groups)
-    if min(map(len, groups)) < 1 or free < 1 or n < 2:
+    a, b = (np.asarray(one, dtype=np.float64) for one in (ours, baseline))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1:] != b.shape[1:]:
+        raise StropError(f"runs on the same rows are needed, not {a.shape} and {b.shape}")
+    (k, n), m = a.shape, len(b)
+    free = k + m - 2
+    if min(k, m) < 1 or free < 1 or n < 2:
         raise StropError(f"too little for an interval: {k} and {m} runs on {n} rows")
     share = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
-    if share.shape != (n,) or not all(np.isfinite(one).all() for one in (share, *groups)):
+    if share.shape != (n,) or not all(np.isfinite(one).all() for one in (a, b, share)):
         raise StropError("an interval needs finite values, and a weight for each row")
-    groups = [one / share.mean() for one in groups]
-    share = share / share.mean()
-    apart = [one - one.mean(axis=0) for one in groups]  # what a run has of its own, row by row
-    means = [one.mean(axis=1, keepdims=True) for one in apart]
+    a, b, share = a / share.mean(), b / share.mean(), share / share.mean()
+    parts = 1 / k + 1 / m
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    estimate = float(difference.mean())
+    apart = [one - one.mean(axis=0) for one in (a, b)]  # what a run has of its own, row by row
+    means = [one.mean(axis=1) for one in apart]
     runs = sum(float((one**2).sum()) for one in means) / free
     noise = sum(
-        float(((one - mean) ** 2).sum()) for one, mean in zip(apart, means, strict=True)
+        float(((one - mean[:, None]) ** 2).sum()) for one, mean in zip(apart, means, strict=True)
     ) / (free * (n - 1))
-    difference = groups[0].mean(axis=0) - groups[1].mean(axis=0)
-    estimate = float(difference.mean())
     rows = float((difference - estimate * share).var(ddof=1))
-    both = 1 / k + 1 / m
-    by_runs, by_rows = both * runs, max(0.0, rows - both * noise) / n
+    by_runs, by_rows = parts * runs, max(0.0, rows - parts * noise) / n
     total = by_runs + by_rows
     if total == 0.0:
         return Interval(estimate, estimate, estimate, n, level), float(estimate == 0.0)
