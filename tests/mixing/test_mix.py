@@ -33,7 +33,7 @@ from strop.training.corpus import open_corpus
 from strop.training.proxies import SHAPES, Shape
 from strop.training.windows import training_windows, window_losses
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "in_process")
 
 TINY = RunConfig(model="tiny", context=16, batch=4, evaluated=128)
 SEARCH = SearchConfig(tokens=4000, final=1500, runs=4)
@@ -43,27 +43,6 @@ SEARCH = SearchConfig(tokens=4000, final=1500, runs=4)
 def tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STROP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(SHAPES, "tiny", Shape(1, 32, 32))
-    monkeypatch.setattr(pool, "workers", Here)
-
-
-class Here:
-    """Runs in this process, which knows of the tiny shape."""
-
-    def __init__(self, count: int, threads: int) -> None:
-        pass
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, make: Any, *arguments: Any) -> Any:
-        from concurrent.futures import Future
-
-        future: Future[None] = Future()
-        future.set_result(make(*arguments))
-        return future
 
 
 def domains_file(folder: Path, extra: str = "") -> Path:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from strop.data.document import Located, read_document
 from strop.errors import StropError
+from strop.lm import RemoteConfig
+from strop.recipes.identity import identity
 from strop.recipes.options import (
     FormatName,
+    LanguageModelReference,
     ModelReference,
+    TaskReference,
     TensorFormat,
     TextFile,
+    TraineeReference,
     convert,
+    decisive,
     inputs,
     label,
     plain,
@@ -82,6 +88,46 @@ def test_inputs_are_found_by_their_type() -> None:
     options = Options(ModelReference("${pack}"))
     assert inputs(options) == {"model": (ModelReference, "${pack}"), "text": (TextFile, None)}
     assert plain(options) == {"model": "${pack}", "text": None, "names": ["a"]}
+
+
+@dataclass(frozen=True)
+class Asking:
+    tasks: tuple[TaskReference, ...]
+    model: LanguageModelReference
+    start: TraineeReference
+    endpoint: RemoteConfig = field(default_factory=RemoteConfig)
+
+
+def asking(*tasks: TaskReference) -> Asking:
+    return Asking(tasks, LanguageModelReference("m"), TraineeReference("1M"))
+
+
+def test_several_names_are_one_input() -> None:
+    options = asking(TaskReference("boolq"), TaskReference("piqa"))
+    kind, value = inputs(options)["tasks"]
+    assert (kind, value) == (TaskReference, ("boolq", "piqa"))
+    one, other, both = (identity(kind, names) for names in (("boolq",), ("piqa",), value))
+    assert len({one, other, both}) == 3
+    assert identity(kind, ("piqa", "boolq")) != both
+
+
+def test_what_is_not_here_is_known_by_its_name() -> None:
+    address = "https://host/v1#name"
+    assert identity(LanguageModelReference, address) == address
+    assert identity(TraineeReference, "1M") == "1M"
+    with pytest.raises(StropError, match="unknown model"):
+        identity(TraineeReference, "no such")
+
+
+def test_how_an_endpoint_is_used_decides_nothing() -> None:
+    slow = replace(asking(), endpoint=RemoteConfig(together=1))
+    assert plain(slow)["endpoint"]["together"] == 1
+    assert decisive(slow) == {"tasks": [], "model": "m", "start": "1M"}
+    found = convert(value("{together: 1}"), RemoteConfig)
+    assert found == slow.endpoint
+    for bad in ("{together: 0}", "{together: 1.0}", "{togther: 1}", "[]"):
+        with pytest.raises(StropError, match=r"^f:1: "):
+            convert(value(bad), RemoteConfig)
 
 
 def test_references_are_whole_values() -> None:

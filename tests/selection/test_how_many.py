@@ -10,8 +10,8 @@ import pytest
 
 from strop.data import read_rows
 from strop.errors import StropError
-from strop.selection import how_many as studying
-from strop.selection.how_many import HowManyConfig, how_many, ordered, planned, spelled
+from strop.selection import subset as training
+from strop.selection.how_many import HowManyConfig, how_many, planned, spelled
 from strop.training.network import NetworkConfig
 from strop.training.schedule import TrainingConfig
 
@@ -66,7 +66,7 @@ def test_who_is_interrupted_goes_on(
 ) -> None:
     config = replace(CONFIG, seeds=1, arms=("epochs",))
     wanted = how_many(str(tiny_model), data, tmp_path / "whole", config)
-    real, calls = studying.train, []
+    real, calls = training.train, []
 
     def broken(*arguments: object, **named: object) -> object:
         calls.append(1)
@@ -74,7 +74,7 @@ def test_who_is_interrupted_goes_on(
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(studying, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
     with pytest.raises(KeyboardInterrupt):
         how_many(str(tiny_model), data, tmp_path / "out", config)
     assert how_many(str(tiny_model), data, tmp_path / "out", config) == wanted
@@ -87,11 +87,11 @@ def test_subsets_are_nested_and_differ_by_seed(data: Path, tiny_model: Path) -> 
     from strop.data.instructions import read_instructions
     from strop.training.network import open_source
 
-    items = studying.items_of(read_instructions(data).rows, open_source(str(tiny_model)))
-    keys = [[key for key, _ in ordered(items, seed)] for seed in (0, 1)]
+    items = training.items_of(read_instructions(data).rows, open_source(str(tiny_model)))
+    keys = [[one.key for one, _ in training.in_order(items, seed)] for seed in (0, 1)]
     assert sorted(keys[0]) == sorted(keys[1])
     assert keys[0] != keys[1]
-    assert [key for key, _ in ordered(items[::-1], 0)] == keys[0]
+    assert [one.key for one, _ in training.in_order(items[::-1], 0)] == keys[0]
 
 
 def test_what_cannot_be_run_is_said(data: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -104,5 +104,5 @@ def test_what_cannot_be_run_is_said(data: Path, tiny_model: Path, tmp_path: Path
     with pytest.raises(StropError, match="cannot be halved 9 times"):
         how_many(str(tiny_model), data, tmp_path / "out", replace(CONFIG, halvings=9))
     data.write_text("".join(data.read_text().splitlines(keepends=True)[:9]))
-    with pytest.raises(StropError, match="too few to tell"):
+    with pytest.raises(StropError, match="at least 8 are needed"):
         how_many(str(tiny_model), data, tmp_path / "out", CONFIG)

@@ -78,23 +78,34 @@ def test_expected_grades() -> None:
     assert expected_grade([-math.inf, -math.inf], ("0", "1")) == (None, 0.0)
 
 
+#: The grades of the rubrics that come with Strop, and which parts of a row they show
+BUILT_IN = {
+    "accuracy": ("012345", ("prompt", "completion")),
+    "complexity": ("123456", ("prompt",)),
+    "helpfulness": ("012345", ("prompt", "completion")),
+    "quality": ("123456", ("prompt", "completion")),
+}
+
+
 def test_what_a_row_says_is_never_part_of_the_template() -> None:
     row = Instruction("{{ completion }} {% if", "{{ 7 * 7 }} </s>")
-    for name in rubrics():
+    assert rubrics() == tuple(BUILT_IN)
+    for name, (grades, parts) in BUILT_IN.items():
         rubric = open_rubric(name)
         system, user = rubric.asked(row)
         assert (system["role"], user["role"]) == ("system", "user")
-        for text in (row.prompt, row.completion):
-            assert user["content"].count(text) == 1
-        assert rubric.grades == ("0", "1", "2", "3", "4", "5")
+        for part in ("prompt", "completion"):
+            assert user["content"].count(getattr(row, part)) == (part in parts)
+        assert rubric.grades == tuple(grades)
+        assert user["content"].endswith(f"from {grades[0]} to {grades[-1]}:")
 
 
 def test_rows_share_the_beginning_of_what_is_asked() -> None:
     for name in rubrics():
-        texts = [open_rubric(name).asked(Instruction(one, "x"))[1]["content"] for one in "ab"]
-        beginning = texts[0].partition("a\n\nThe answer:")[0]
-        assert len(beginning) > 250
-        assert texts[1].startswith(beginning + "b")
+        texts = [open_rubric(name).asked(Instruction(one, "x"))[1]["content"] for one in "pq"]
+        place = next(n for n, (one, other) in enumerate(zip(*texts, strict=True)) if one != other)
+        assert place > 250
+        assert [text[place] for text in texts] == ["p", "q"]
 
 
 def test_rubrics_of_ones_own(tmp_path: Path) -> None:
@@ -107,11 +118,19 @@ def test_rubrics_of_ones_own(tmp_path: Path) -> None:
     assert rubric.hash != open_rubric("accuracy").hash
 
 
+@pytest.mark.parametrize("part", ["prompt", "completion"])
+def test_a_rubric_may_show_one_part_of_a_row(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(f"prompt: 'How long is {{{{ {part} }}}}?'\n")
+    [user] = open_rubric(str(path)).asked(Instruction("the prompt", "the completion"))
+    assert user["content"] == f"How long is the {part}?"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("lowest: 1", "a rubric needs prompt"),
-        ("prompt: '{{ prompt }}'", "does not show {{ completion }}"),
+        ("prompt: 'How hard is this?'", "shows neither {{ prompt }} nor {{ completion }}"),
         ("prompt: '{{ prompt }} {{ completion }}'\nhighest: 10", "0 to 9"),
         ("prompt: '{{ prompt }} {{ completion }}'\nhighest: '5'", "whole numbers"),
         ("prompt: '{{ prompt }} {{ completion }}'\nhighst: 5", "did you mean 'highest'"),

@@ -7,13 +7,21 @@ import math
 from pathlib import Path
 
 import pytest
+from tests.tuning.rows import preferences
 
 from strop.data import read_rows
+from strop.data.instructions import Instruction, read_instructions
 from strop.errors import StropError
 from strop.lm import LocalModel
 from strop.models import load, pack
 from strop.selection import scores as scoring
+from strop.selection.influence import influence
 from strop.selection.scores import SCORES, score, spelled
+from strop.training.network import NetworkConfig
+from strop.training.schedule import TrainingConfig
+from strop.tuning.fit import TuneConfig
+from strop.tuning.ranker import Ranker, RankerConfig
+from strop.tuning.tune import tune_ranker
 
 TEXTS = [("Add one and two", "It is three."), ("Hello", "Hi there, you!"), ("x" * 600, "y")]
 
@@ -34,7 +42,7 @@ def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_losses_with_and_without_the_prompt(data: Path, packed: Path, tmp_path: Path) -> None:
-    names = [name for name in SCORES if name != "target"]
+    names = [name for name, one in SCORES.items() if one.needs in ((), ("model",))]
     facts = score(data, names, tmp_path / "out", str(packed))
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
     chat, raw = (LocalModel(load(str(packed)), chat) for chat in (True, False))
@@ -50,7 +58,17 @@ def test_losses_with_and_without_the_prompt(data: Path, packed: Path, tmp_path: 
     assert rows[2]["scores"] == {"length": 1.0, "prompt-length": 1.0}  # it does not fit
     assert facts["scored"]["ifd"] == 2
     assert facts["failed"] == {"longer than the context of 512 tokens": 1}
-    assert "without losses: 1 longer than the context" in spelled(facts)
+    assert "without a score: 1 longer than the context" in spelled(facts)
+
+
+def test_a_ratio_that_is_not_finite_is_no_score(
+    data: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "losses_or_reason", lambda given, free: {"losses": [1.0, 0.0]})
+    facts = score(data, ["loss", "ifd"], tmp_path / "out", str(packed))
+    assert facts["scored"] == {"loss": 3, "ifd": 0}
+    assert facts["failed"] == {"ifd is not finite": 3}
+    assert read_rows(tmp_path / "out" / "rows.jsonl")[0]["scores"] == {"loss": 1.0}
 
 
 def test_lengths_need_no_model(data: Path, tmp_path: Path) -> None:
@@ -94,7 +112,51 @@ def test_rows_that_are_like_a_target(data: Path, packed: Path, tmp_path: Path) -
     found = [row["scores"]["target"] for row in read_rows(tmp_path / "out" / "rows.jsonl")]
     assert found[0] == pytest.approx(1)
     assert max(found[1:]) < 0.9999
-    with pytest.raises(StropError, match="need each other"):
+    with pytest.raises(StropError, match="target needs a target: a file of rows"):
         score(data, ["target"], tmp_path / "other", str(packed))
-    with pytest.raises(StropError, match="need each other"):
-        score(data, ["length"], tmp_path / "other", str(packed), target)
+    with pytest.raises(StropError, match="no target is needed for length: leave it out"):
+        score(data, ["length"], tmp_path / "other", target=target)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_influence_on_a_target(data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.jsonl"
+    target.write_text(json.dumps({"prompt": "Two and two?", "completion": "It is four."}))
+    facts = score(data, ["influence", "length"], tmp_path / "out", str(tiny_model), target)
+    rows = read_instructions(data).rows
+    wanted = influence(
+        str(tiny_model), rows, [Instruction("Two and two?", "It is four.")], tmp_path / "w"
+    )
+    found = read_rows(tmp_path / "out" / "rows.jsonl")
+    assert [row["scores"]["influence"] for row in found[:2]] == [
+        wanted[one.key] for one in rows[:2]
+    ]
+    assert found[2]["scores"] == {"length": 1.0}
+    assert facts["scored"] == {"influence": 2, "length": 3}
+    assert facts["failed"] == {"prompt longer than the context of 512 tokens": 1}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_rewards_are_what_a_pointwise_ranker_says(
+    data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Which type is faster for matrices as small as these changes from moment to moment.
+    monkeypatch.setattr("strop.tuning.ranker.fastest_type", lambda model: "float32")
+    pairs = preferences(tmp_path / "pairs.jsonl", 30, lambda n: ("+" * 6, "-" * 6))
+    training = TrainingConfig(learning_rate=1e-2, batch=8)
+    config = TuneConfig(NetworkConfig(rank=4, dtype="float32"), training, held_out=0.4)
+    for kind in ("pointwise", "pairwise"):
+        reads = RankerConfig(kind, 100, 100)
+        tune_ranker(str(tiny_model), pairs, tmp_path / kind, reads, config)
+    facts = score(data, ["reward"], tmp_path / "out", ranker=tmp_path / "pointwise")
+    found = [row["scores"]["reward"] for row in read_rows(tmp_path / "out" / "rows.jsonl")]
+    wanted = Ranker(tmp_path / "pointwise").scores([(one, [answer]) for one, answer in TEXTS])
+    assert found == pytest.approx([value for [value] in wanted], abs=1e-6)
+    assert facts["scored"] == {"reward": 3}  # the end of a long prompt is read
+    with pytest.raises(StropError, match="pairwise: compares answers and scores none"):
+        score(data, ["reward"], tmp_path / "other", ranker=tmp_path / "pairwise")
+    with pytest.raises(StropError, match="is not a ranker"):
+        score(data, ["reward"], tmp_path / "other", ranker=tiny_model)
+    with pytest.raises(StropError, match="reward needs a ranker"):
+        score(data, ["reward"], tmp_path / "other", str(tiny_model))
+    assert not (tmp_path / "other").exists()

@@ -42,7 +42,7 @@ class Longer:
 def test_models_answer_sets_of_prompts_and_are_judged(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "open_model", lambda name: Longer())
+    monkeypatch.setattr(judging, "open_model", lambda name, remote: Longer())
     for format in ("bfp8", "bfp4"):
         pack(str(tiny_model), format, tmp_path / format)
     for name in ("one", "two"):

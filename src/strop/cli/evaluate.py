@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from strop.cli.options import Chosen, with_endpoint
 from strop.console import say
 from strop.errors import StropError
 
 
+@with_endpoint
 def evaluate(
+    endpoint: Chosen,
     model: Annotated[
         str | None,
         typer.Argument(help="Model: as for strop generate, or an endpoint, http://host/v1#name."),
@@ -40,17 +43,21 @@ def evaluate(
     """Measure how good a model is at tasks, with intervals; or how much better than another.
 
     Both models get the same rows, so the difference is paired; among several tasks, p-values are
-    corrected together. Every prompt and answer is in OUTPUT/samples. Killed or stopped, the same
-    command goes on where it was.
+    corrected together. Every prompt and answer is in OUTPUT/samples. Killed, stopped or cut off by
+    an endpoint, the same command goes on where it was; the key of an endpoint comes from
+    STROP_API_KEY or OPENAI_API_KEY. Endpoints cannot do tasks of choice.
 
     [bold]Examples[/bold]
 
       strop eval small --tasks openbookqa,boolq --limit 500 -o results
 
       strop eval tuned --against smollm2 --tasks instructions,mine.yaml -o results
+
+      strop eval https://host/v1#model --tasks asdiv --per-minute 60 -o results
     """
     from strop.evaluation.evaluate import described, spelled
     from strop.evaluation.evaluate import evaluate as run
+    from strop.lm import RemoteConfig
 
     if names:
         print(described())
@@ -58,5 +65,6 @@ def evaluate(
     if model is None or output is None:
         raise StropError("name a model and, with -o, a directory to write")
     chosen = [name.strip() for name in tasks.split(",") if name.strip()]
-    print(spelled(run(model, chosen, output, against, limit, chat)))
+    remote = RemoteConfig(**endpoint)
+    print(spelled(run(model, chosen, output, against, limit, chat, remote)))
     say(f"written to {output}")

@@ -28,6 +28,7 @@ from strop.cli.plan import plan
 from strop.cli.preferences import judge, pairs, rank, sample
 from strop.cli.run import run
 from strop.cli.selection import how_many, rate, score, select
+from strop.cli.trial import trial
 from strop.cli.verify import verify
 from strop.console import is_first
 from strop.errors import StropError
@@ -83,6 +84,7 @@ app.command()(rate)
 app.command()(score)
 app.command()(select)
 app.command()(how_many)
+app.command()(trial)
 app.add_typer(tune.app, name="tune")
 app.add_typer(formats.app, name="formats")
 

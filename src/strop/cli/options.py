@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -112,25 +112,78 @@ SAMPLING_OPTIONS: dict[str, Any] = {
     ],
 }
 
-#: Arguments of strop.decoding.Sampling: the options that were given, without the others.
+ENDPOINT = "Endpoint"  # heading of its options in --help
+
+#: How an endpoint is used. None stands for the default of strop.lm.RemoteConfig.
+ENDPOINT_OPTIONS: dict[str, Any] = {
+    "together": Annotated[
+        int | None,
+        typer.Option(
+            help="Requests to an endpoint at once.",
+            show_default="8",
+            min=1,
+            rich_help_panel=ENDPOINT,
+        ),
+    ],
+    "per_minute": Annotated[
+        float | None,
+        typer.Option(
+            help="Requests a minute, at most; 0: no limit.",
+            show_default="0",
+            min=0,
+            rich_help_panel=ENDPOINT,
+        ),
+    ],
+    "price_in": Annotated[
+        float | None,
+        typer.Option(
+            help="Price of a million tokens that an endpoint reads.",
+            show_default="0",
+            min=0,
+            rich_help_panel=ENDPOINT,
+        ),
+    ],
+    "price_out": Annotated[
+        float | None,
+        typer.Option(
+            help="Price of a million tokens that it writes.",
+            show_default="0",
+            min=0,
+            rich_help_panel=ENDPOINT,
+        ),
+    ],
+}
+
+#: Arguments of strop.decoding.Sampling or strop.lm.RemoteConfig: the options that were given.
 Chosen = dict[str, Any]
 
+Command = Callable[..., None]
 
-def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
+
+def with_sampling(command: Command) -> Command:
     """Add the sampling options to a command, which takes those given as its `sampling`."""
+    return with_options(command, "sampling", SAMPLING_OPTIONS)
+
+
+def with_endpoint(command: Command) -> Command:
+    """Add the options of endpoints to a command, which takes those given as its `endpoint`."""
+    return with_options(command, "endpoint", ENDPOINT_OPTIONS)
+
+
+def with_options(command: Command, together: str, table: Mapping[str, Any]) -> Command:
+    """Add a table of options to a command, which takes those given as one argument, `together`."""
     signature = inspect.signature(command, eval_str=True)
-    own = [one for one in signature.parameters.values() if one.name != "sampling"]
+    own = [one for one in signature.parameters.values() if one.name != together]
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [
-        inspect.Parameter(name, kind, default=None, annotation=hint)
-        for name, hint in SAMPLING_OPTIONS.items()
+        inspect.Parameter(name, kind, default=None, annotation=hint) for name, hint in table.items()
     ]
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in SAMPLING_OPTIONS}
+        given = {name: arguments.pop(name) for name in table}
         chosen = {name: value for name, value in given.items() if value not in (None, [])}
-        command(**arguments, sampling=chosen)
+        command(**arguments, **{together: chosen})
 
     # Typer reads the options off the signature.
     parameters = [*own, *options]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from strop.cli.options import Model, given_columns
+from strop.cli.options import Chosen, Model, given_columns, with_endpoint
 from strop.cli.tune import Columns, Output
 from strop.console import say
 
@@ -120,12 +120,14 @@ def pairs(
     say(f"written to {output}")
 
 
+@with_endpoint
 def judge(
     candidate: Annotated[
         str, typer.Argument(help="What strop sample wrote with the new model; or that model.")
     ],
     baseline: Annotated[str, typer.Argument(help="The same of the model before.")],
     output: Output,
+    endpoint: Chosen,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(help="Let the two models answer these; each file is a test set."),
@@ -148,7 +150,8 @@ def judge(
 
     By a ranker, or a language model that is asked in both orders, also at equal lengths; by overlap
     with reference answers, where the prompts came with some; and by lengths, loops and answers that
-    did not end. A judge that mostly says in which order it was asked gets no verdict.
+    did not end. A judge that mostly says in which order it was asked gets no verdict. Killed or cut
+    off by an endpoint, the same command goes on; its key is in STROP_API_KEY or OPENAI_API_KEY.
 
     [bold]Examples[/bold]
 
@@ -157,9 +160,11 @@ def judge(
       strop judge tuned smollm2 --prompts questions.jsonl --judge http://host/v1#name -o verdict
     """
     from strop.evaluation.pairwise import spelled
+    from strop.lm import RemoteConfig
     from strop.tuning.judge import judge as run
     from strop.tuning.judge import judge_models
 
+    remote = RemoteConfig(**endpoint)
     if prompts:
         facts = judge_models(
             (candidate, baseline),
@@ -169,9 +174,11 @@ def judge(
             ranker=ranker,
             model=model,
             most_conflicts=most_conflicts,
+            remote=remote,
         )
     else:
-        facts = run(Path(candidate), Path(baseline), output, ranker, model, most_conflicts)
+        answers = Path(candidate), Path(baseline)
+        facts = run(*answers, output, ranker, model, most_conflicts, remote)
     for name, words in (("win_rate", "win rate"), ("length_controlled", "at equal lengths")):
         if name in facts:
             rate = facts[name]

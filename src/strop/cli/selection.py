@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from strop.cli.options import named_numbers
+from strop.cli.options import Chosen, named_numbers, with_endpoint
 from strop.console import say
 from strop.errors import StropError
 
@@ -16,6 +16,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write
 Limit = Annotated[int, typer.Option(help="Take the first so many rows; 0: all.", min=0)]
 
 
+@with_endpoint
 def rate(
     data: Data,
     rater: Annotated[
@@ -23,24 +24,18 @@ def rate(
         typer.Option(help="Model that rates: as for strop generate, or http://host/v1#name."),
     ],
     output: Output,
+    endpoint: Chosen,
     rubric: Annotated[
-        str, typer.Option(help="accuracy, helpfulness, or a YAML file of your own.")
+        str,
+        typer.Option(
+            help="accuracy, helpfulness, complexity, quality, or a YAML file of your own."
+        ),
     ] = "accuracy",
     limit: Limit = 0,
-    together: Annotated[int, typer.Option(help="Requests to an endpoint at once.", min=1)] = 8,
-    per_minute: Annotated[
-        float, typer.Option(help="Requests a minute, at most; 0: no limit.", min=0)
-    ] = 0.0,
-    price_in: Annotated[
-        float, typer.Option(help="Price of a million tokens that an endpoint reads.", min=0)
-    ] = 0.0,
-    price_out: Annotated[
-        float, typer.Option(help="Price of a million tokens that it writes.", min=0)
-    ] = 0.0,
 ) -> None:
-    """Rate each row from 0 to 5 with a language model.
+    """Rate each row with a language model: from 0 to 5, complexity and quality from 1 to 6.
 
-    The grade is read from the reply, and as the mean over the probabilities of 0 to 5. A reply
+    The grade is read from the reply, and as the mean over the probabilities of all grades. A reply
     without a grade leaves its row unrated: there is no default. Everything that was replied is in
     OUTPUT/ratings.jsonl. Killed, stopped or cut off by an endpoint, the same command goes on; the
     key of an endpoint comes from STROP_API_KEY or OPENAI_API_KEY.
@@ -55,10 +50,7 @@ def rate(
     from strop.selection.rate import rate as run
     from strop.selection.rate import spelled
 
-    remote = RemoteConfig(
-        together=together, per_minute=per_minute, price_in=price_in, price_out=price_out
-    )
-    facts = run(data, rater, output, rubric, remote, limit)
+    facts = run(data, rater, output, rubric, RemoteConfig(**endpoint), limit)
     print(spelled(facts))
     say(f"written to {output}")
 
@@ -69,31 +61,43 @@ def score(
     scores: Annotated[
         str,
         typer.Option(
-            help="By commas: length, prompt-length, loss, perplexity, ifd, ifd-perplexity, target."
+            help="By commas: length, prompt-length, loss, perplexity, ifd, ifd-perplexity, target, "
+            "influence, reward."
         ),
     ] = "length,ifd",
     model: Annotated[
-        str | None, typer.Option(help="Model that reads the rows; lengths need none.")
+        str | None,
+        typer.Option(help="Model that reads the rows, or is trained on some for influence."),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option(help="Rows like those that the model is for, for target.")
+        Path | None,
+        typer.Option(help="Rows like those that the model is for, for target and influence."),
+    ] = None,
+    ranker: Annotated[
+        Path | None,
+        typer.Option(help="What strop tune ranker --pointwise wrote, for reward."),
     ] = None,
     limit: Limit = 0,
 ) -> None:
-    """Score each row without a rater: lengths, losses, and what its prompt does for its answer.
+    """Score each row without a rater: lengths, losses, what its prompt does for its answer, ...
 
     ifd is the loss of the answer after the prompt over its loss alone: above 1 the prompt does not
-    help, just below 1 there is most to learn. A packed model is fastest, see strop pack.
+    help, just below 1 there is most to learn. A packed model is fastest, see strop pack. influence
+    says whether training on the row lowers the loss on the target; it takes a training step a row.
 
     [bold]Examples[/bold]
 
       strop score raw.jsonl --scores ifd,length --model small -o scored
+
+      strop score raw.jsonl --scores influence --model smollm2 --target wanted.jsonl -o scored
+
+      strop score raw.jsonl --scores reward --ranker scorer -o scored
     """
     from strop.selection.scores import score as run
     from strop.selection.scores import spelled
 
     names = [name.strip() for name in scores.split(",") if name.strip()]
-    print(spelled(run(data, names, output, model, target, limit)))
+    print(spelled(run(data, names, output, model, target, ranker, limit)))
     say(f"written to {output}")
 
 

@@ -21,7 +21,9 @@ from strop.data import sha256_json, write_json, write_rows
 from strop.data.journal import Journal
 from strop.errors import StropError, StropFailure
 from strop.evaluation.harness import harness_results
-from strop.evaluation.kinds import Kind, Sample, kind_of
+from strop.evaluation.kinds import Kind, kind_of
+from strop.evaluation.samples import Sample
+from strop.evaluation.sandbox import isolation
 from strop.evaluation.tasks import Row, Task, open_task, task_names, task_rows
 from strop.lm import LanguageModel, LocalModel, RemoteConfig, open_model
 from strop.stage import Facts, run_stage
@@ -33,6 +35,7 @@ from strop.stats import (
     paired_difference,
     paired_proportions,
     permutation_test,
+    ratio,
     verdict,
     wilson,
 )
@@ -79,12 +82,17 @@ def evaluate(
             facts["tasks"][one.task.name] = {
                 "title": one.task.title,
                 "kind": one.task.kind,
+                "loss": one.kind.loss,
                 "rows": len(one.rows),
                 "left_out": one.left_out,
                 "chat": [each.for_kind(one.kind).chat for each in models],
                 "failed": [counted_failures(samples) for samples in every],
-                "figures": {name: figures(name, every) for name in one.kind.figures},
+                "figures": {
+                    name: figures(name, every, one.kind.loss) for name in one.kind.figures(one.task)
+                },
             }
+            if one.task.kind == "code":
+                facts["tasks"][one.task.name]["isolation"] = isolation()
         if against is not None:
             correct(facts["tasks"])
         write_json(directory / RESULTS, facts)
@@ -172,7 +180,7 @@ def counted_failures(samples: Sequence[Sample]) -> dict[str, int]:
     return dict(Counter(str(one["failed"]) for one in samples if "failed" in one))
 
 
-def figures(name: str, every: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+def figures(name: str, every: Sequence[Sequence[Sample]], loss: bool) -> dict[str, Any]:
     """Return a figure of one model, or of two and their difference, on rows that all answered.
 
     Raises StropFailure if those are too few.
@@ -184,29 +192,39 @@ def figures(name: str, every: Sequence[Sequence[Sample]]) -> dict[str, Any]:
     ]
     if len(answered) < LEAST:
         raise StropFailure(f"{len(answered)} rows were answered: too few for an interval")
-    columns = [np.array(column) for column in zip(*answered, strict=True)]
-    found: dict[str, Any] = {"model": estimate(columns[0]).to_json()}
-    if len(columns) == 2:
-        found |= {"against": estimate(columns[1]).to_json(), **compared(*columns)}
+    ours, *others = (np.array(column) for column in zip(*answered, strict=True))
+    found: dict[str, Any] = {"model": estimate(ours).to_json()}
+    for theirs in others:
+        found |= {"against": estimate(theirs).to_json(), **compared(ours, theirs, loss)}
     return found
 
 
 def estimate(values: Any) -> Interval:
-    """Return the mean of a figure: a proportion, if all of it is 0 or 1."""
+    """Return the mean of a figure, or all sums over all counts: a proportion, if it is 0 or 1."""
+    if values.ndim == 2:
+        return bootstrap(values, ratio)
     binary = bool(np.isin(values, (0.0, 1.0)).all())
     return wilson(int(values.sum()), len(values)) if binary else bootstrap(values)
 
 
-def compared(ours: Any, theirs: Any) -> dict[str, Any]:
-    """Return the difference of two models on the same rows, its p-value and what it shows."""
-    if np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all():
+def compared(ours: Any, theirs: Any, loss: bool) -> dict[str, Any]:
+    """Return the difference of two models on the same rows, its p-value and what it shows.
+
+    Sums over different counts, as of losses over the tokens of two tokenizers, have none.
+    """
+    if ours.ndim == 2:
+        if (ours[:, 1] != theirs[:, 1]).any():
+            return {}
+        difference = paired_difference(ours, theirs, ratio)
+        p = permutation_test(ours[:, 0], theirs[:, 0])  # over equal counts: as good as the ratios
+    elif np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all():
         first, second = int((ours > theirs).sum()), int((theirs > ours).sum())
         difference = paired_proportions(first, second, len(ours))
         p = mcnemar(ours, theirs)
     else:
         difference = paired_difference(ours, theirs)
         p = permutation_test(ours, theirs)
-    word = verdict(difference, lower_is_better=False)
+    word = verdict(difference, lower_is_better=loss)
     return {"difference": difference.to_json(), "p": p, "verdict": word}
 
 
@@ -226,23 +244,30 @@ def spelled(facts: Mapping[str, Any]) -> str:
         lines.append(f"{name}: {task['title']}; {task['rows']} rows, asked {asked}")
         for failed in task["failed"]:
             lines += [f"  {count} without an answer: {why}" for why, count in failed.items()]
-        lines += [f"  {figure:<22} {line_of(found)}" for figure, found in task["figures"].items()]
+        if "isolation" in task:
+            lines.append(f"  programs ran with {task['isolation']}")
+        lines += [
+            f"  {figure:<22} {line_of(found, task['loss'])}"
+            for figure, found in task["figures"].items()
+        ]
     return "\n".join(lines)
 
 
-def line_of(found: Mapping[str, Any]) -> str:
-    """Say a figure of one model, or of two."""
-    ours = Interval(**found["model"]).scaled(100)
+def line_of(found: Mapping[str, Any], loss: bool) -> str:
+    """Say a figure of one model, or of two: shares in percent, losses as they are."""
+    scale, form, percent, points = (1, ".4f", "", "") if loss else (100, ".1f", "%", " points")
+    ours = Interval(**found["model"]).scaled(scale)
+    if "against" not in found:
+        return f"{ours:{form}}{percent}  n = {ours.n}"
+    theirs = Interval(**found["against"]).scaled(scale)
+    both = f"{ours.estimate:{form}}{percent} against {theirs.estimate:{form}}{percent}"
     if "difference" not in found:
-        return f"{ours:.1f}%  n = {ours.n}"
-    theirs, difference = (Interval(**found[key]).scaled(100) for key in ("against", "difference"))
+        return f"{both}: of different tokens, which cannot be compared  n = {ours.n}"
+    difference = Interval(**found["difference"]).scaled(scale)
     p = f"p = {found['p']:.3f}"
     if "p_holm" in found:
         p += f", {found['p_holm']:.3f} with all tasks"
-    return (
-        f"{ours.estimate:.1f}% against {theirs.estimate:.1f}%: {difference:+.1f} points, {p}: "
-        f"{found['verdict']}  n = {ours.n}"
-    )
+    return f"{both}: {difference:+{form}}{points}, {p}: {found['verdict']}  n = {ours.n}"
 
 
 def described() -> str:

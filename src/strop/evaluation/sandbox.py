@@ -137,23 +137,17 @@ class Outcome:
     reason: str
 
 
-def run_code(program: str, limits: Limits) -> Outcome:
-    """Run a program, of which the tests are a part, until it ends or meets a limit.
-
-    It runs without site-packages in an empty directory that is then deleted, with its output thrown
-    away. All of its processes are killed in the end; without namespaces (see `isolation`) those
-    that left its process group are not. Raises StropFailure where no program can be run.
-    """
-    return outcome(attempt(program, limits)[1])
-
-
 def run_many(
     programs: Iterable[str], limits: Limits, processes: int
 ) -> Iterator[tuple[int, Outcome]]:
-    """Yield the number of each program with how it ended, as it is done and in any order.
+    """Run programs, of which the tests are a part, each until it ends or meets a limit.
 
-    As many as `processes` run at once; see `run_code`. Those that run are killed when the caller
-    stops or is interrupted. Raises StropError for fewer than one at once.
+    Yields the number of each with how it ended, as it is done and in any order; as many as
+    `processes` run at once, while the next is waited for. Each runs without site-packages in an
+    empty directory that is then deleted, with its output thrown away. All of its processes are
+    killed in the end, or when the caller stops or is interrupted; without namespaces (see
+    `isolation`) those that left its process group are not. Raises StropError for fewer than one at
+    once, and StropFailure where no program can be run.
     """
     if processes < 1:
         raise StropError(f"at least one program runs at once, not {processes}")

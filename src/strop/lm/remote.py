@@ -7,11 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from strop.console import say
 from strop.data import Prompt
 from strop.decoding import Sampling
 from strop.errors import StropError, StropFailure, missing_extra
@@ -19,6 +20,7 @@ from strop.lm.interface import Answer, Failed, Scores
 
 KEYS = ("STROP_API_KEY", "OPENAI_API_KEY")  #: environment variables that may hold the key
 MOST_OPTIONS = 20  #: of the most likely first tokens that an endpoint tells
+LETTERS = 4  #: of a token, roughly: for what requests will cost
 DEAD = 8  #: failures in a row after which nothing more is asked
 #: Errors, as the openai library calls them, that no other prompt and no other time will mend
 NEVER = ("AuthenticationError", "PermissionDeniedError", "NotFoundError")
@@ -121,6 +123,17 @@ class RemoteModel:
             f"written{price}"
         )
 
+    def expected(self, prompts: Sequence[Prompt], sampling: Sequence[Sampling]) -> str:
+        """Say what will be asked, and about what it costs by the prices that are known."""
+        read = sum(map(letters, prompts)) // LETTERS
+        written = sum(one.max_tokens for one in sampling)
+        cost = self.config.cost(read, written)
+        price = f", about {cost:.4f} at most by your prices" if cost else ""
+        return (
+            f"{self.name}: {len(prompts)} requests, about {read:,} tokens to read, at most "
+            f"{written:,} to write{price}"
+        )
+
     @property
     def identity(self) -> str:
         """Return its address: what is behind it is not known."""
@@ -146,18 +159,20 @@ class RemoteModel:
     ) -> Iterator[tuple[int, Answer | Failed]]:
         """Answer prompts, several at a time; see `LanguageModel`.
 
-        Raises StropError for what the endpoint will never do, such as a wrong key, and StropFailure
-        when it fails again and again.
+        Says before what will be asked, and after what was. Raises StropError for what the endpoint
+        will never do, such as a wrong key, and StropFailure when it fails again and again.
         """
+        if not prompts:
+            return
+        say(self.expected(prompts, sampling))
         waiting = deque(enumerate(zip(prompts, sampling, strict=True)))
         running: dict[Future[Answer | Failed], int] = {}
         in_a_row = 0
-        pool = ThreadPoolExecutor(self.config.together)
         try:
             while waiting or running:
                 while waiting and len(running) < self.config.together:
                     number, (prompt, how) = waiting.popleft()
-                    running[pool.submit(self.ask, prompt, how, options)] = number
+                    running[in_background(self.ask, prompt, how, options)] = number
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     answer = future.result()
@@ -165,13 +180,14 @@ class RemoteModel:
                         self.usage.add(answer)
                     in_a_row = in_a_row + 1 if isinstance(answer, Unreached) else 0
                     yield running.pop(future), answer
-                    if in_a_row >= DEAD and isinstance(answer, Failed):
-                        raise StropFailure(
-                            f"{self.name}: {in_a_row} requests in a row failed, the last with: "
-                            f"{answer.reason}; run the same command again to go on"
-                        )
+                # Not before all that were answered together have been handed over.
+                if in_a_row >= DEAD and isinstance(answer, Failed):
+                    raise StropFailure(
+                        f"{self.name}: {in_a_row} requests in a row failed, the last with: "
+                        f"{answer.reason}; run the same command again to go on"
+                    )
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            say(self.used)
 
     def ask(self, prompt: Prompt, sampling: Sampling, options: Sequence[str]) -> Answer | Failed:
         """Ask for one answer."""
@@ -204,26 +220,55 @@ class RemoteModel:
         except ValueError:
             return Unreached("a reply that is not JSON")
         try:
-            [choice, *_] = reply.choices
-            text, usage = choice.message.content, reply.usage
+            return answered(reply, options)
         except (AttributeError, TypeError, ValueError):
             return Unreached("a reply without an answer")
-        if not isinstance(text, str):
-            return Failed("a reply without text")
-        read, written = (
-            int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")
-        )
-        return Answer(
-            text=text,
-            finish_reason=REASONS.get(choice.finish_reason, str(choice.finish_reason)),
-            prompt_tokens=read,
-            tokens=written,
-            options=told(choice, options),
-        )
 
     def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:
         """Refuse: the protocol has no way to score a given answer."""
-        raise StropError(f"{self.name}: endpoints score no given answers: use a local model")
+        raise StropError(
+            f"{self.name}: endpoints score no given answers, which choices, losses and "
+            "perplexities need: use a local model"
+        )
+
+
+def in_background(ask: Callable[..., Answer | Failed], *asked: Any) -> Future[Answer | Failed]:
+    """Ask in a thread that nobody waits for at the end, as Python does for those of its pools."""
+    future: Future[Answer | Failed] = Future()
+
+    def run() -> None:
+        """Hand over the answer, or the error."""
+        try:
+            future.set_result(ask(*asked))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def letters(prompt: Prompt) -> int:
+    """Return the length of a prompt."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(message["content"]) for message in prompt)
+
+
+def answered(reply: Any, options: Sequence[str]) -> Answer | Failed:
+    """Read a reply; AttributeError, TypeError or ValueError if it is not as the protocol says."""
+    [choice, *_] = reply.choices
+    if not isinstance(choice.message.content, str):
+        return Failed("a reply without text")
+    read, written = (
+        int(getattr(reply.usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")
+    )
+    return Answer(
+        text=choice.message.content,
+        finish_reason=REASONS.get(choice.finish_reason, str(choice.finish_reason)),
+        prompt_tokens=read,
+        tokens=written,
+        options=told(choice, options),
+    )
 
 
 def told(choice: Any, options: Sequence[str]) -> tuple[float | None, ...]:

@@ -6,32 +6,49 @@ import dataclasses
 import math
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
 from strop.data.document import Located
 from strop.errors import StropError, unknown_name
+from strop.lm import RemoteConfig
 
 ModelReference = NewType("ModelReference", str)  #: alias, directory, .gguf, hub id or ${stage}
+LanguageModelReference = NewType("LanguageModelReference", str)  #: the same, or an endpoint
+TraineeReference = NewType("TraineeReference", str)  #: a model, or the size of a new one
 TextFile = NewType("TextFile", str)  #: a UTF-8 text file, or ${stage}
 RowsFile = NewType("RowsFile", str)  #: a file of JSON lines, or ${stage}
 RankerReference = NewType("RankerReference", str)  #: a directory with a ranker, or ${stage}
 DomainsFile = NewType("DomainsFile", str)  #: YAML that names domains of text
 MixtureFile = NewType("MixtureFile", str)  #: weights of domains, or ${stage}
+TaskReference = NewType("TaskReference", str)  #: a task by name, or its YAML file
+RubricReference = NewType("RubricReference", str)  #: a rubric by name, or its YAML file
 LossName = NewType("LossName", str)  #: a loss for learning from preferences
 FormatName = NewType("FormatName", str)  #: a number format, or two joined by a plus sign
 BackendName = NewType("BackendName", str)  #: what computes: native or torch
 TensorFormat = NewType("TensorFormat", str)  #: the same, or "keep" for a tensor left as it is
 
+Named = str | tuple[str, ...] | None  #: the value of an option that names inputs
+
 #: Types whose values name something outside the recipe, and what an error calls them.
 INPUTS = {
     ModelReference: "model",
+    LanguageModelReference: "model",
+    TraineeReference: "model",
     TextFile: "text file",
     RowsFile: "file of rows",
     RankerReference: "ranker",
     DomainsFile: "file of domains",
     MixtureFile: "mixture",
+    TaskReference: "task",
+    RubricReference: "rubric",
 }
+
+#: Types that take the outputs of another type besides those of their own.
+ALSO = {LanguageModelReference: ModelReference, TraineeReference: ModelReference}
+
+#: Types of settings that say how a stage works, not what comes of it: their change runs nothing.
+WORKING = {RemoteConfig: "endpoint"}
 
 REFERENCE = re.compile(r"\$\{\s*([^{}]*?)\s*\}")  # ${stage}
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3: YAML 1.1 reads it as text
@@ -66,12 +83,28 @@ def known_loss(name: str) -> None:
     loss_settings(name, {})
 
 
+def known_task(name: str) -> None:
+    """Raise StropError unless it names a task."""
+    from strop.evaluation.tasks import open_task
+
+    open_task(name)
+
+
+def known_rubric(name: str) -> None:
+    """Raise StropError unless it names a rubric."""
+    from strop.selection.rubric import open_rubric
+
+    open_rubric(name)
+
+
 #: Types whose values can be checked before anything runs.
 CHECKS: dict[Any, Callable[[str], None]] = {
     FormatName: known_plan,
     BackendName: known_backend,
     TensorFormat: known_tensor_format,
     LossName: known_loss,
+    TaskReference: known_task,
+    RubricReference: known_rubric,
 }
 
 
@@ -85,6 +118,8 @@ def convert(item: Located, hint: Any) -> Any:
         return tuple(convert(one, get_args(hint)[0]) for one in item.expect(list))
     if get_origin(hint) is dict:
         return {key: convert(one, get_args(hint)[1]) for key, one in item.expect(dict).items()}
+    if hint in WORKING:
+        return build(hint, item.expect(dict), item, WORKING[hint])
     value = convert_scalar(item, getattr(hint, "__supertype__", hint))
     if hint in CHECKS:
         try:
@@ -107,23 +142,29 @@ def convert_scalar(item: Located, base: type) -> Any:
     return item.expect(base, ": put it in quotes" if base is str and scalar else "")
 
 
-def build(options: type[Any], given: Mapping[str, Located], stage: Located, kind: str) -> Any:
-    """Make the options of a stage of some kind; `stage` is where it was written."""
+def build(
+    options: type[Any],
+    given: Mapping[str, Located],
+    place: Located,
+    what: str,
+    also: Collection[str] = (),
+) -> Any:
+    """Make the options of `what`, written at `place`; `also` are keys that others have read."""
     hints = field_types(options)
     for key, item in given.items():
         if key not in hints:
-            raise item.error(str(unknown_name(f"option of stage '{kind}'", key, [*hints, "name"])))
+            raise item.error(str(unknown_name(f"option of {what}", key, [*hints, *also])))
     values = {}
     for key, item in given.items():
         named = dataclasses.replace(item, where=f"{item.where}: {key}")
         values[key] = convert(named, hints[key])
     for field in dataclasses.fields(options):
         if field.name not in values and not has_default(field):
-            raise stage.error(f"stage '{kind}' needs the option '{field.name}'")
+            raise place.error(f"{what} needs the option '{field.name}'")
     try:
         return options(**values)
     except StropError as error:
-        raise stage.error(f"stage '{kind}': {error}") from error
+        raise place.error(f"{what}: {error}") from error
 
 
 def has_default(field: dataclasses.Field[Any]) -> bool:
@@ -138,8 +179,8 @@ def field_types(options: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(options)}
 
 
-def inputs(options: Any) -> dict[str, tuple[Any, str | None]]:
-    """Return the fields that name inputs of a stage, as name -> (type, value)."""
+def inputs(options: Any) -> dict[str, tuple[Any, Named]]:
+    """Return the fields that name inputs of a stage, as name -> (type, value or values)."""
     found = {}
     for name, hint in field_types(type(options)).items():
         kind = next((one for one in (hint, *get_args(hint)) if one in INPUTS), None)
@@ -163,3 +204,9 @@ def plain(options: Any) -> dict[str, Any]:
     """Return the options as YAML and JSON values."""
     values = dataclasses.asdict(options)
     return {key: list(one) if isinstance(one, tuple) else one for key, one in values.items()}
+
+
+def decisive(options: Any) -> dict[str, Any]:
+    """Return the options that decide what comes of a stage, as YAML and JSON values."""
+    hints = field_types(type(options))
+    return {key: one for key, one in plain(options).items() if hints[key] not in WORKING}

@@ -26,7 +26,7 @@ import yaml
 from strop.data import read_text
 from strop.data.document import Located, read_document
 from strop.errors import StropError, unknown_name
-from strop.recipes.options import INPUTS, build, inputs, plain, referred
+from strop.recipes.options import ALSO, INPUTS, build, inputs, plain, referred
 from strop.recipes.stage import Stage
 
 KEYS = {"name": str, "seed": int, "stages": list}  #: keys of a recipe and the type of each
@@ -128,7 +128,8 @@ def override(setting: str, drafts: Iterable[Draft]) -> None:
 
 def resolve_step(one: Draft, kinds: Mapping[str, Stage], earlier: Mapping[str, Step]) -> Step:
     """Give the options of a stage their types and check its references to earlier stages."""
-    options = build(kinds[one.kind].options, one.options, one.name, one.kind)
+    what = f"stage '{one.kind}'"
+    options = build(kinds[one.kind].options, one.options, one.name, what, also=("name",))
     for key, (kind, value) in inputs(options).items():
         place = one.options.get(key, one.name)
         name = referred(value)
@@ -140,7 +141,7 @@ def resolve_step(one: Draft, kinds: Mapping[str, Stage], earlier: Mapping[str, S
             known = f"{unknown_name('earlier stage', name, earlier)}" if earlier else "none so far"
             raise place.error(f"{key}: '{value}' must name an earlier stage: {known}")
         output = kinds[earlier[name].kind].output
-        if output is None or output.type is not kind:
+        if output is None or output.type not in (kind, ALSO.get(kind)):
             raise place.error(f"{key}: stage '{name}' does not make a {INPUTS[kind]}")
     return Step(one.name.value, one.kind, options)
 

@@ -38,7 +38,7 @@ from strop.errors import StropError, unknown_name
 from strop.models.environment import environment, peak_memory, reset_peak_memory
 from strop.models.identity import tree_hash
 from strop.recipes.identity import identity
-from strop.recipes.options import inputs, plain, referred
+from strop.recipes.options import decisive, inputs, referred
 from strop.recipes.recipe import Recipe, Step
 from strop.recipes.report import write_report
 from strop.recipes.stage import Context, Finished, Stage
@@ -156,7 +156,7 @@ def planned(step: Step, seed: int, hashes: Mapping[str, str]) -> dict[str, Any]:
     """Return the part of a manifest that is known before the stage runs, with its hash."""
     from strop import __version__
 
-    given = {key: one for key, one in plain(step.options).items() if key not in hashes}
+    given = {key: one for key, one in decisive(step.options).items() if key not in hashes}
     plan = {
         "kind": step.kind,
         "options": given,

@@ -20,40 +20,26 @@ import numpy as np
 
 from strop.console import say
 from strop.data import (
-    held_out,
-    prompt_key,
-    read_json,
     report_rejected,
     sha256_file,
     sha256_json,
-    write_json,
     write_rows,
     write_text,
 )
-from strop.data.instructions import Instruction, read_instructions, unique
+from strop.data.instructions import read_instructions, unique
 from strop.errors import StropError, unknown_name
 from strop.models.identity import model_identity
 from strop.selection.curve import LEAST_SIZES, Enough, Run, enough
+from strop.selection.subset import Item, in_order, items_of, losses_of_run, split
 from strop.stage import REJECTED, Facts, rows_path, run_stage
 from strop.stats import ratio
 from strop.svg import Line, lines, standalone
-from strop.training.loop import Objective, train
-from strop.training.memory import ROOM
-from strop.training.network import NetworkConfig, Source, open_source, open_trainee
+from strop.training.network import NetworkConfig, Source, open_source
 from strop.training.schedule import TrainingConfig
-from strop.tuning.effect import measure
-from strop.tuning.encode import TooLong, answer_ids, check_length, prompt_ids
-from strop.tuning.losses import loss_settings
-from strop.tuning.objective import Candidates, preference_objective
 from strop.tuning.tune import SFT_RATE
 
 ARMS = ("epochs", "steps")  #: what subsets of all sizes have in common
 RUNS, CURVES = "runs.jsonl", "curves.svg"
-TEST = 0.1  #: of the prompts that losses are measured on
-MOST_TESTED = 200  #: prompts that they are measured on
-LEAST_TESTED = 8  #: prompts, or the losses would say little
-
-Item = tuple[str, Candidates]  #: the hash of a prompt, and what is learned from it
 
 
 @dataclass(frozen=True)
@@ -106,17 +92,15 @@ def how_many(
         records = read_instructions(path)
         source = open_source(model)
         training, tested = split(items_of(unique(records.rows, path), source))
-        loss, settings = loss_settings("best-of-n", {})
-        objective = replace(preference_objective(loss, settings), keep_best=False)
         jobs = planned(len(training), config)
         say(f"{len(jobs)} runs on up to {len(training):,} examples, {len(tested)} to test on")
-        before = measured(source, config, objective, tested, None, (), place)
+        before = measured(source, config, tested, None, (), place)
         rows = []
         for number, job in enumerate(jobs, start=1):
             what = f"{job.size} examples, seed {job.seed}, equal {job.arm}"
             say(f"run {number} of {len(jobs)}: {what}")
-            subset = [one for _, one in ordered(training, job.seed)[: job.size]]
-            after = measured(source, config, objective, tested, job, subset, place)
+            subset = in_order(training, job.seed)[: job.size]
+            after = measured(source, config, tested, job, subset, place)
             rows.append({**asdict(job), "loss": after})
         report_rejected(records.rejected, len(records.rows), directory / REJECTED)
         write_rows(directory / RUNS, rows)
@@ -135,31 +119,6 @@ def how_many(
     return run_stage("how-many", output, settings_of, inputs, make, work)
 
 
-def items_of(rows: Sequence[Instruction], source: Source) -> list[Item]:
-    """Return what is learned from each row; those that do not fit the context are left out."""
-    found = []
-    for one in rows:
-        prompt = prompt_ids(source.tokenizer, one.prompt)
-        answer = answer_ids(source.tokenizer, one.completion)
-        try:
-            check_length(prompt, (answer,), source.context_length)
-        except TooLong:
-            continue
-        found.append((prompt_key(one.prompt), Candidates(prompt, (answer,), answer, pairs=())))
-    if left := len(rows) - len(found):
-        say(f"{left} of {len(rows)} rows are longer than the context of the model")
-    return found
-
-
-def split(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Return the rows to train on, and those that all runs are tested on, by their prompts."""
-    training = [one for one in items if not held_out(one[0], TEST)]
-    tested = [one for one in items if held_out(one[0], TEST)][:MOST_TESTED]
-    if len(tested) < LEAST_TESTED:
-        raise StropError(f"{len(items)} rows leave {len(tested)} to test on: too few to tell")
-    return training, tested
-
-
 def planned(count: int, config: HowManyConfig) -> list[Job]:
     """Return the runs: the smallest sizes first, so that something is known soon."""
     sizes = [count >> halving for halving in reversed(range(config.halvings + 1))]
@@ -175,36 +134,20 @@ def planned(count: int, config: HowManyConfig) -> list[Job]:
     ]
 
 
-def ordered(items: Sequence[Item], seed: int) -> list[Item]:
-    """Return items in the order by which a seed takes them into its subsets."""
-    return sorted(items, key=lambda one: sha256_json([seed, one[0], list(one[1].target)]))
-
-
 def measured(
     source: Source,
     config: HowManyConfig,
-    objective: Objective,
     tested: Sequence[Item],
     job: Job | None,
-    subset: Sequence[Candidates],
+    subset: Sequence[Item],
     work: Path,
 ) -> float:
     """Return the held-out loss of a token after a run, or before any; what is known is kept."""
     plan = asdict(job) if job else {}
+    training = replace(config.training, epochs=job.epochs, seed=job.seed) if job else None
     place = work / f"run-{sha256_json(plan)[:16]}"
-    note = place / "loss.json"
-    if not note.is_file():
-        seed = job.seed if job else 0
-        network = replace(config.network, dtype=config.network.dtype or "float32")
-        trainee = open_trainee(source, network, seed)
-        if job:
-            settings = replace(
-                config.training, epochs=job.epochs, seed=seed, room=config.training.room or ROOM
-            )
-            train(trainee.network, subset, objective, settings, place, label="run")
-        rows = measure(trainee.network, tested, objective)["loss"]
-        write_json(note, float(ratio(rows[None])[0]))
-    return float(read_json(note))
+    losses = losses_of_run(source, config.network, training, subset, tested, place)
+    return float(ratio(losses[None])[0])
 
 
 def answer_of(rows: Sequence[Mapping[str, Any]], arm: str, untrained: float) -> dict[str, Any]:

@@ -21,13 +21,12 @@ from strop.data.instructions import Instruction, read_instructions, unique
 from strop.data.journal import Journal
 from strop.decoding import Sampling
 from strop.errors import StropFailure
-from strop.lm import Answer, Failed, LanguageModel, RemoteConfig, RemoteModel, open_model
+from strop.lm import Answer, Failed, LanguageModel, RemoteConfig, open_model
 from strop.selection.rubric import Rubric, expected_grade, open_rubric, parse_grade
 from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
 RATINGS = "ratings.jsonl"
 NUMERIC = "0123456789.,/"  #: what a number may go on after
-LETTERS = 4  #: of a token, roughly: for what an endpoint will cost
 #: The grade comes first and a line's end ends it; the same row has the same reply.
 SAMPLING = Sampling(temperature=0.0, min_p=0.0, repetition_penalty=1.0, max_tokens=8, stop=("\n",))
 
@@ -55,12 +54,8 @@ def rate(
     settings = {"rubric": asked.hash, "limit": limit, "sampling": asdict(SAMPLING)}
 
     def make(directory: Path, place: Path) -> Facts:
-        if isinstance(model, RemoteModel):
-            say_estimate(model, rows, asked)
         with Journal(place / RATINGS) as journal:
             ratings = rated(rows, model, asked, journal)
-        if isinstance(model, RemoteModel):
-            say(model.used)
         report_rejected(records.rejected, len(rows) + len(records.rejected), directory / REJECTED)
         write_rows(directory / RATINGS, (ratings[one.key] for one in rows))
         write_rows(directory / ROWS, (scored_row(one, ratings[one.key], asked) for one in rows))
@@ -184,12 +179,3 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
         return None
     a, b = np.array(pairs, dtype=np.float64).T
     return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else None
-
-
-def say_estimate(model: RemoteModel, rows: Sequence[Instruction], rubric: Rubric) -> None:
-    """Say what an endpoint will be asked, and about what it costs."""
-    letters = sum(len(one["content"]) for row in rows for one in rubric.asked(row))
-    read, written = letters // LETTERS, SAMPLING.max_tokens * len(rows)
-    cost = model.config.cost(read, written)
-    price = f", about {cost:.2f} by your prices" if cost else ""
-    say(f"{model.name}: {len(rows)} requests, about {read:,} tokens to read{price}")

@@ -14,6 +14,7 @@ from strop.data.instructions import Instruction, shown
 from strop.data.named import names_in, read_named
 from strop.errors import StropError
 
+PARTS = re.compile(r"\{\{\s*(prompt|completion)\s*\}\}")  #: of a row, where a template shows them
 #: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
 NUMBER = re.compile(
     r"(?<![\d.,])(?P<sign>[-−+]?)(?P<value>\d+(?:[.,]\d+)?)(?![\d%]|[.,]\d)"
@@ -23,10 +24,10 @@ NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Rubric:
-    """A question about a prompt and an answer, to be answered with a number."""
+    """A question about a prompt, its answer or both, to be answered with a number."""
 
     name: str
-    prompt: str  #: template (Jinja) with {{ prompt }} and {{ completion }}
+    prompt: str  #: template (Jinja) with {{ prompt }}, {{ completion }} or both
     system: str = ""  #: the system message, if any
     lowest: int = 0  #: grade
     highest: int = 5  #: grade
@@ -40,9 +41,11 @@ class Rubric:
             raise StropError(f"rubric {self.name}: lowest and highest must be whole numbers")
         if not 0 <= self.lowest < self.highest <= 9:
             raise StropError(f"rubric {self.name}: grades go from 0 to 9 at most, as single digits")
-        for part in ("prompt", "completion"):
-            if not re.search(r"\{\{\s*" + part + r"\s*\}\}", self.prompt):
-                raise StropError(f"rubric {self.name}: the prompt does not show {{{{ {part} }}}}")
+        if not PARTS.search(self.prompt):
+            raise StropError(
+                f"rubric {self.name}: the prompt shows neither {{{{ prompt }}}} nor "
+                "{{ completion }}"
+            )
 
     @property
     def grades(self) -> tuple[str, ...]:

@@ -144,8 +144,12 @@ def spread(
     ranked: Sequence[Instruction], config: SelectConfig, work: Path
 ) -> tuple[list[Instruction], Dropped]:
     """Return rows in an order by which they differ, and drop those that differ too little."""
-    texts = [(one.prompt, one.completion) for one in ranked]
-    rows = embed(load(config.model), texts, work)
+    # By their keys, so that what was embedded is found again, however rows are ranked.
+    by_key = {one.key: (one.prompt, one.completion) for one in ranked}
+    place = {key: number for number, key in enumerate(sorted(by_key))}
+    folder = work / sha256_json([config.model, *place])[:16]
+    every = embed(load(config.model), [by_key[key] for key in place], folder)
+    rows = every[[place[one.key] for one in ranked]]
     order: Sequence[int] = range(len(ranked))
     if config.by in SPREADS:
         first = SPREADS[config.by](rows, min(len(ranked), config.keep or len(ranked))).tolist()

@@ -16,7 +16,7 @@ from strop.data.instructions import shown
 from strop.data.journal import Journal
 from strop.errors import StropError
 from strop.evaluation.pairwise import MOST_CONFLICTS, Pair, ask_both_ways, judgement
-from strop.lm import open_model
+from strop.lm import RemoteConfig, open_model
 from strop.stage import ROWS, Facts, rows_path, run_stage
 from strop.stats import (
     against_half,
@@ -44,6 +44,7 @@ def judge(
     ranker: Path | None = None,
     model: str | None = None,
     most_conflicts: float = MOST_CONFLICTS,
+    remote: RemoteConfig | None = None,
     work: Path | None = None,
 ) -> Facts:
     """Compare the first answers of two sampling stages to the same prompts.
@@ -68,7 +69,7 @@ def judge(
             )
         known |= origins_of([ranker])
 
-    asked = open_model(model) if model else None
+    asked = open_model(model, remote=remote) if model else None
     if asked:
         inputs["judge"] = asked.identity
 

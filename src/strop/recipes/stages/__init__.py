@@ -2,11 +2,14 @@
 
 from strop.recipes.stage import Stage
 from strop.recipes.stages.check import CHECK
+from strop.recipes.stages.evaluate import EVAL
 from strop.recipes.stages.generate import GENERATE
+from strop.recipes.stages.how_many import HOW_MANY
+from strop.recipes.stages.judge import JUDGE
 from strop.recipes.stages.mix import MIX, TRAIN
 from strop.recipes.stages.pack import PACK
-from strop.recipes.stages.preferences import JUDGE, PAIRS, RANK, SAMPLE
-from strop.recipes.stages.selection import EVAL, RATE, SCORE, SELECT
+from strop.recipes.stages.preferences import PAIRS, RANK, SAMPLE
+from strop.recipes.stages.selection import RATE, SCORE, SELECT
 from strop.recipes.stages.speed import SPEED
 from strop.recipes.stages.tune import PREFERENCE, RANKER, SFT
 
@@ -20,6 +23,7 @@ STAGES: dict[str, Stage] = {
     "rate": RATE,
     "score": SCORE,
     "select": SELECT,
+    "how-many": HOW_MANY,
     "sft": SFT,
     "ranker": RANKER,
     "sample": SAMPLE,

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from strop.data import read_rows, read_text
-from strop.recipes.options import DomainsFile, MixtureFile, ModelReference, label
+from strop.recipes.options import (
+    DomainsFile,
+    MixtureFile,
+    ModelReference,
+    TraineeReference,
+    label,
+)
 from strop.recipes.stage import (
     Context,
     Figure,
@@ -23,6 +29,7 @@ from strop.recipes.stage import (
 )
 from strop.stats import Interval
 
+SMALLEST = TraineeReference("1M")
 MIXED, MODEL = "mixed", "model"  # directories in those of the stages
 
 
@@ -32,7 +39,7 @@ class RunOptions:
 
     domains: DomainsFile  #: YAML that names the domains, and where their texts are
     tokens: int = 1_000_000  #: of the run that the mixture is for
-    model: str = "1M"  #: size of a model from scratch, or a model to go on with
+    model: TraineeReference = SMALLEST  #: size of a model from scratch, or a model to go on with
     context: int = 256  #: tokens of a window
     batch: int = 16  #: windows between two updates
     learning_rate: float | None = None  #: at its peak; 3e-3 from scratch, else 2e-4
@@ -133,7 +140,7 @@ def describe_mix(options: MixOptions) -> str:
 def describe_train(options: TrainOptions) -> str:
     """Say what the stage does."""
     mixture = "natural weights" if options.mixture is None else label(options.mixture)
-    return f"train {options.model} on {label(options.domains)}, mixed by {mixture}"
+    return f"train {label(options.model)} on {label(options.domains)}, mixed by {mixture}"
 
 
 def section_mix(stages: Sequence[Finished]) -> Section:

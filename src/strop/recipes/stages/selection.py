@@ -1,18 +1,25 @@
-"""The stages `rate`, `score`, `select` and `eval`: which examples to train on, and did it help."""
+"""The stages `rate`, `score` and `select`: which examples to train on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strop.recipes.options import ModelReference, RowsFile, label
+from strop.lm import RemoteConfig
+from strop.recipes.options import (
+    LanguageModelReference,
+    ModelReference,
+    RankerReference,
+    RowsFile,
+    RubricReference,
+    label,
+)
 from strop.recipes.stage import (
     Context,
     Figure,
     Finished,
-    Headline,
     Metrics,
     Output,
     Section,
@@ -20,10 +27,10 @@ from strop.recipes.stage import (
     Table,
     Tile,
 )
-from strop.stats import Interval
-from strop.svg import Bar, Whisker, bars, whiskers
+from strop.svg import Bar, bars
 
 OUTPUT = "rows"  # directory of the rows
+ACCURACY = RubricReference("accuracy")
 
 
 @dataclass(frozen=True)
@@ -31,15 +38,10 @@ class RateOptions:
     """What is rated, and by what."""
 
     data: RowsFile  #: JSON lines: prompts or instructions, and answers
-    rater: ModelReference  #: model that rates
-    rubric: str = "accuracy"  #: accuracy, helpfulness, or a YAML file
+    rater: LanguageModelReference  #: model that rates, or an endpoint, http://host/v1#name
+    rubric: RubricReference = ACCURACY  #: name of a rubric, or a YAML file
     limit: int = 0  #: rate the first so many rows; 0: all
-
-    def __post_init__(self) -> None:
-        """Raise StropError for a rubric that is not known."""
-        from strop.selection.rubric import open_rubric
-
-        open_rubric(self.rubric)
+    endpoint: RemoteConfig = field(default_factory=RemoteConfig)  #: how one is used
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ScoreOptions:
     scores: tuple[str, ...] = ("length", "ifd")  #: see strop score --help
     model: ModelReference | None = None  #: that reads the rows
     target: RowsFile | None = None  #: rows like those that the model is for
+    ranker: RankerReference | None = None  #: a pointwise one, for rewards
     limit: int = 0  #: score the first so many rows; 0: all
 
 
@@ -70,24 +73,6 @@ class SelectOptions:
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
         select_config(self, 0)
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What is measured, and against what."""
-
-    model: ModelReference  #: the model under test
-    tasks: tuple[str, ...]  #: names, or YAML files
-    against: ModelReference | None = None  #: another model, on the same rows
-    limit: int = 0  #: take the first so many rows of each task; 0: all
-    chat: bool | None = None  #: whether prompts go into the chat template; by the kind of task
-
-    def __post_init__(self) -> None:
-        """Raise StropError for tasks that are not known."""
-        from strop.evaluation.tasks import open_task
-
-        for name in self.tasks:
-            open_task(name)
 
 
 def select_config(options: SelectOptions, seed: int) -> Any:
@@ -111,8 +96,15 @@ def run_rate(options: RateOptions, context: Context) -> Metrics:
     """Rate rows."""
     from strop.selection.rate import rate
 
-    output, data = context.directory / OUTPUT, Path(options.data)
-    return rate(data, options.rater, output, options.rubric, limit=options.limit, work=context.work)
+    return rate(
+        Path(options.data),
+        options.rater,
+        context.directory / OUTPUT,
+        options.rubric,
+        options.endpoint,
+        options.limit,
+        context.work,
+    )
 
 
 def run_score(options: ScoreOptions, context: Context) -> Metrics:
@@ -125,6 +117,7 @@ def run_score(options: ScoreOptions, context: Context) -> Metrics:
         context.directory / OUTPUT,
         options.model,
         Path(options.target) if options.target else None,
+        Path(options.ranker) if options.ranker else None,
         options.limit,
         context.work,
     )
@@ -138,24 +131,9 @@ def run_select(options: SelectOptions, context: Context) -> Metrics:
     return select(Path(options.data), context.directory / OUTPUT, config, context.work)
 
 
-def run_eval(options: EvalOptions, context: Context) -> Metrics:
-    """Evaluate a model."""
-    from strop.evaluation.evaluate import evaluate
-
-    return evaluate(
-        options.model,
-        options.tasks,
-        context.directory / OUTPUT,
-        options.against,
-        options.limit,
-        options.chat,
-        work=context.work,
-    )
-
-
 def describe_rate(options: RateOptions) -> str:
     """Say what the stage does."""
-    return f"rate {label(options.data)} by {options.rubric}, with {label(options.rater)}"
+    return f"rate {label(options.data)} by {label(options.rubric)}, with {label(options.rater)}"
 
 
 def describe_score(options: ScoreOptions) -> str:
@@ -167,12 +145,6 @@ def describe_select(options: SelectOptions) -> str:
     """Say what the stage does."""
     count = f"{options.keep} rows" if options.keep else "rows"
     return f"choose {count} of {label(options.data)}, by {options.by}"
-
-
-def describe_eval(options: EvalOptions) -> str:
-    """Say what the stage does."""
-    against = f", against {label(options.against)}" if options.against else ""
-    return f"evaluate {label(options.model)}{against}: {', '.join(options.tasks)}"
 
 
 def section_rate(stages: Sequence[Finished]) -> Section:
@@ -216,48 +188,6 @@ def section_select(stages: Sequence[Finished]) -> Section:
     )
 
 
-def section_eval(stages: Sequence[Finished]) -> Section:
-    """Report figures, and differences of two models."""
-    headline, rows = [], []
-    for stage in stages:
-        for name, task in stage.metrics["tasks"].items():
-            for figure, found in task["figures"].items():
-                headline.append(figure_row(f"{name}, {figure} ({stage.name})", found))
-                if "difference" in found:
-                    one = Interval(**found["difference"]).scaled(100)
-                    words = f"{one:+.1f} points"
-                    rows.append(
-                        Whisker(f"{name}, {figure}", one.estimate, one.low, one.high, words)
-                    )
-    plot = Figure("Differences of two models on the same rows", whiskers(rows, "points", 0.0))
-    return Section(
-        "Evaluation",
-        " ".join(describe_eval(stage.options).capitalize() + "." for stage in stages),
-        headline=tuple(headline),
-        figures=(plot,) if rows else (),
-        caveats=(
-            "Built-in tasks are parts of well-known sets, which models may have been trained on.",
-        ),
-    )
-
-
-def figure_row(measure: str, found: Mapping[str, Any]) -> Headline:
-    """Return a row of the table at the top."""
-    ours = Interval(**found["model"]).scaled(100)
-    if "difference" not in found:
-        return Headline(measure, "", f"{ours:.1f}%", "", "", str(ours.n))
-    theirs, difference = (Interval(**found[key]).scaled(100) for key in ("against", "difference"))
-    return Headline(
-        measure,
-        f"{theirs.estimate:.1f}%",
-        f"{ours.estimate:.1f}%",
-        f"{difference:+.1f} points",
-        found["verdict"],
-        str(ours.n),
-    )
-
-
 RATE = Stage(RateOptions, run_rate, describe_rate, section_rate, Output(OUTPUT, RowsFile))
 SCORE = Stage(ScoreOptions, run_score, describe_score, section_score, Output(OUTPUT, RowsFile))
 SELECT = Stage(SelectOptions, run_select, describe_select, section_select, Output(OUTPUT, RowsFile))
-EVAL = Stage(EvalOptions, run_eval, describe_eval, section_eval)

@@ -1,0 +1,210 @@
+"""Does choosing help: trains on what selectors choose and on random rows, and compares the runs.
+
+OUTPUT/runs.jsonl          every run: rows, tokens, loss, figures of tasks
+OUTPUT/differences.svg     each selector against random rows, and against ones of the same lengths
+OUTPUT/manifest.json       the same as numbers, with verdicts
+
+The rows are dealt into parts, and each selector chooses from each: so it has runs that do not share
+rows, and how much they differ says how far its luck goes. One choice, however often trained on, is
+one draw. Random rows, and random rows with answers of the same lengths as those that a selector
+chose, are drawn from the same parts by the same rules, and cost the same to train on.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop.console import progress, say
+from strop.data import (
+    make_directory,
+    read_json,
+    report_rejected,
+    sha256_file,
+    write_json,
+    write_rows,
+    write_text,
+)
+from strop.data.instructions import read_instructions, unique
+from strop.errors import StropError
+from strop.evaluation.evaluate import Prepared, prepare, sampled
+from strop.lm import LocalModel
+from strop.models.identity import model_identity
+from strop.selection.select import SelectConfig
+from strop.selection.subset import ADAPTER, Item, losses_of_run
+from strop.selection.trial_plan import Job, Runs, budget, parted, planned
+from strop.selection.trial_report import UNTRAINED, Values, compared, cost_of, drawn, means
+from strop.stage import REJECTED, Facts, rows_path, run_stage
+from strop.svg import standalone
+from strop.training.network import NetworkConfig, Source, open_source
+from strop.training.pool import each_done, logged
+from strop.training.schedule import TrainingConfig
+from strop.tuning.sample import engine
+from strop.tuning.tune import SFT_RATE
+
+RUNS, DIFFERENCES = "runs.jsonl", "differences.svg"
+LOSS = "loss"  #: the measure that every run has
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Which runs are made, and what is measured after each."""
+
+    runs: Runs = field(default_factory=Runs)
+    tasks: tuple[str, ...] = ()  #: that each tuned model is asked, see strop eval
+    limit: int = 100  #: rows of each task; 0: all
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=SFT_RATE))
+
+    def __post_init__(self) -> None:
+        """Raise StropError for what is out of range."""
+        if self.limit < 0:
+            raise StropError(f"limit must not be negative: {self.limit}")
+
+
+def trial(
+    model: str,
+    data: Path,
+    output: Path,
+    selectors: Mapping[str, SelectConfig],
+    config: TrialConfig | None = None,
+    tests: Path | None = None,
+    processes: int = 1,
+    work: Path | None = None,
+) -> Facts:
+    """Train on what each selector keeps of a file of scored rows, and on random rows; compare.
+
+    Losses are measured on the rows of `tests`, whose prompts are not trained on, or on a tenth of
+    the prompts. So many runs are made at a time; one that is done is kept, and who is killed goes
+    on where he was. Raises StropError for selectors that keep no stated number of rows, or less of
+    a part than that.
+    """
+    config = config or TrialConfig()
+    keep = budget(selectors)
+    path = rows_path(data)
+    prepared = [prepare(name, config.limit) for name in config.tasks]
+    embedders = sorted({one.model for one in selectors.values() if one.embeds})
+    inputs = {"model": model_identity(model), "data": sha256_file(path)}
+    inputs |= {f"task{number}": one.hash for number, one in enumerate(prepared)}
+    inputs |= {name: model_identity(name) for name in embedders}
+    if tests is not None:
+        inputs["tests"] = sha256_file(rows_path(tests))
+    settings = {
+        "model": model,
+        "selectors": {name: asdict(one) for name, one in selectors.items()},
+        **asdict(config),
+    }
+
+    def make(directory: Path, place: Path) -> Facts:
+        records = read_instructions(path)
+        source = open_source(model)
+        training, tested = parted(unique(records.rows, path), tests, source)
+        jobs = list(planned(training, selectors, config.runs, keep, place))
+        say(f"{len(jobs)} runs on {keep} rows each, tested on {len(tested)}")
+        runner = Runner(source, config, tested, place)
+        before = runner.measured(None)
+        lower = {LOSS: True} | {measure_of(one): one.kind.loss for one in prepared}
+        with progress("trial", sum(job.tokens for job in jobs), "tokens") as advance:
+            for job in each_done(partial(make_run, runner), jobs, processes, "trial"):
+                advance(job.tokens)
+        found = [(job, runner.measured(job)) for job in jobs]
+        report_rejected(records.rejected, len(records.rows), directory / REJECTED)
+        write_rows(directory / RUNS, ({**job.facts, **means(values)} for job, values in found))
+        facts: Facts = {
+            "rows": len(training),
+            "tested": len(tested),
+            "keep": keep,
+            "runs": asdict(config.runs),
+            UNTRAINED: means(before),
+            "measures": {
+                name: compared([(job, one[name]) for job, one in found], selectors, lower[name])
+                for name in before
+            },
+            "cost": cost_of([job for job, _ in found]),
+        }
+        write_text(directory / DIFFERENCES, standalone(drawn(facts["measures"][LOSS])))
+        return facts
+
+    return run_stage("trial", output, settings, inputs, make, work)
+
+
+def make_run(runner: Runner, job: Job) -> None:
+    """Make a run, or go on with it, in a process that says nothing to the user."""
+    with logged(runner.place(job) / "log.txt"):
+        runner.measured(job)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What all runs have in common."""
+
+    source: Source
+    config: TrialConfig
+    tested: Sequence[Item]
+    work: Path
+
+    @property
+    def prepared(self) -> list[Prepared]:
+        """Return the tasks, whose kinds do not go from one process to another."""
+        return [prepare(name, self.config.limit) for name in self.config.tasks]
+
+    def place(self, job: Job | None) -> Path:
+        """Return where a run is kept."""
+        return self.work / (job.name if job else UNTRAINED)
+
+    def measured(self, job: Job | None) -> dict[str, Values]:
+        """Train, or not, and return what is measured of each tested row."""
+        place = self.place(job)
+        make_directory(place)
+        training = replace(self.config.training, seed=job.seed) if job else None
+        found = {
+            LOSS: losses_of_run(
+                self.source,
+                self.config.network,
+                training,
+                job.items if job else (),
+                self.tested,
+                place,
+                keep_adapter=bool(self.config.tasks),
+            )
+        }
+        return found | self.asked(place, str(place / ADAPTER) if job else self.source.reference)
+
+    def asked(self, place: Path, reference: str) -> dict[str, Values]:
+        """Return the first figure of each task for each row, NaN where the model has no answer."""
+        prepared = self.prepared
+        notes = {measure_of(one): place / f"{one.task.name}.json" for one in prepared}
+        left = [one for one in prepared if not notes[measure_of(one)].is_file()]
+        if left:
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                tuned = engine(reference, Path(folder))
+                for one in left:
+                    figure = one.kind.figures(one.task)[0]
+                    samples = sampled(one, LocalModel(tuned, chat=one.kind.chat), place)
+                    write_json(notes[measure_of(one)], [sample.get(figure) for sample in samples])
+        return {
+            name: np.array([weighted(value) for value in read_json(note)])
+            for name, note in notes.items()
+        }
+
+
+def measure_of(one: Prepared) -> str:
+    """Return what a task's figure is called among the measures."""
+    return f"{one.task.name}, {one.kind.figures(one.task)[0]}"
+
+
+def weighted(value: Any) -> tuple[float, float]:
+    """Return a figure with its weight: [sum, count] as it is, a number with the weight 1."""
+    if value is None:
+        return math.nan, 1.0
+    if isinstance(value, list):
+        total, count = value
+        return float(total), float(count)
+    return float(value), 1.0
