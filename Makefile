@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
   bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic \
-  bench-mixing bench-evaluation bench-rating clean
+  bench-mixing bench-evaluation bench-rating bench-selection clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -82,6 +82,10 @@ bench-evaluation: $(VENV)/.installed-mix $(PEERS)/.lm-eval  ## evaluation beside
 
 bench-rating: $(VENV)/.installed  ## rating beside reading, ten minutes; needs STROP_DATA
 	$(BIN)/python benchmarks/rating.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-selection: $(VENV)/.installed  ## which examples to train on, an hour and a half; needs STROP_DATA
+	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/tables.py
 
 bench-mixing: $(VENV)/.installed-mix  ## mixtures of domains, an hour and a half; needs STROP_DATA

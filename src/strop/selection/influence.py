@@ -26,12 +26,13 @@ from strop.data.instructions import Instruction
 from strop.data.journal import Journal
 from strop.errors import StropError, StropFailure
 from strop.training.loop import STATE, train
-from strop.training.network import Source, open_source, open_trainee
+from strop.training.network import NetworkConfig, Source, open_source, open_trainee
 from strop.training.processes import own_device
 from strop.training.schedule import TrainingConfig
 from strop.tuning.items import example_items
 from strop.tuning.losses import loss_settings
 from strop.tuning.objective import Candidates, preference_objective
+from strop.tuning.ranker import type_to_read
 from strop.tuning.tune import SFT_RATE
 
 JOURNAL = "influence.jsonl"
@@ -84,7 +85,8 @@ def influence(
         raise StropError(f"the target has no row that fits: {next(iter(left_out.values()))}")
     if left_out:
         say(f"{len(left_out)} of {len(targets)} rows of the target are longer than the context")
-    network = open_trainee(source).network
+    dtype = type_to_read(source.directory, work)
+    network = open_trainee(source, NetworkConfig(dtype=dtype)).network
     adam = warmed_up(network, items, work)
     target = mean_direction(network, list(aims.values()), work)
     with Journal(work / JOURNAL) as journal:
