@@ -131,12 +131,14 @@ $(PEERS)/.installed:
 	  --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
 	touch $@
 
-$(PEERS)/.lm-eval:
+$(PEERS)/.lm-eval: $(SOURCES) $(wildcard src/strop/*/*.py)
 	test -d $(PEERS) || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt torch
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt 'lm-eval[hf]==0.4.13'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt .
 	touch $@
 
 $(PEERS)/.trl:

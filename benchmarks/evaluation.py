@@ -1,8 +1,10 @@
 """Every choice of `strop eval` beside that of lm-evaluation-harness, on the same prompts.
 
-The harness runs transformers in float32 in an environment of its own (.venv-peers) on tasks that
-are written from ours; Strop runs the same weights on PyTorch. Both choose by the log-probability of
-an answer, and by that of a letter. Writes benchmarks/results/evaluation.json.
+Twice: the harness runs the same weights by transformers in float32, where Strop runs them on
+PyTorch; and the harness drives a packed model of ours by the adapter in strop.evaluation.harness,
+beside `strop eval` on that model. The harness has an environment of its own (.venv-peers), and
+tasks that are written from ours. Both choose by the log-probability of an answer, and by that of a
+letter. Writes benchmarks/results/evaluation.json.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ from strop.data import make_directory, read_json, read_rows, write_json, write_r
 from strop.evaluation.evaluate import SAMPLES, evaluate
 from strop.models import resolve
 from strop.models.environment import environment
+from strop.models.packing import pack
 from tables import table
 
-MODEL = "smollm2"
+MODEL, FORMAT = "smollm2", "bfp8"
 TASKS = ("openbookqa", "piqa", "commonsenseqa", "siqa", "boolq", "mmlu")
 LIMIT = 200  #: rows of each task
 FIGURES = {"accuracy": "acc", "accuracy per letter": "acc_norm"}
@@ -42,7 +46,9 @@ metric_list:
 """
 
 
-def harness(name: str, samples: list[dict[str, Any]], place: Path) -> list[dict[str, Any]]:
+def harness(
+    name: str, samples: list[dict[str, Any]], how: Sequence[str], place: Path
+) -> list[dict[str, Any]]:
     """Return what the harness finds for each row, in order."""
     folder = place / f"harness-{name}"
     make_directory(folder)
@@ -51,29 +57,24 @@ def harness(name: str, samples: list[dict[str, Any]], place: Path) -> list[dict[
     write_rows(rows, ({key: one[key] for key in keep} for one in samples))
     write_text(folder / f"{name}.yaml", YAML.format(name=name, rows=rows.resolve()))
     python = HERE.parent / ".venv-peers" / "bin" / "python"
-    command = [python, "-m", "lm_eval", "run", "--model", "hf", "--tasks", name]
-    command += ["--model_args", f"pretrained={resolve(MODEL)},dtype=float32"]
-    command += ["--include_path", folder, "--output_path", folder / "out", "--log_samples"]
-    command += ["--device", "cpu", "--batch_size", "1"]
+    command = [python, "-m", *how, "--tasks", name, "--include_path", folder]
+    command += ["--output_path", folder / "out", "--log_samples"]
     subprocess.run([str(one) for one in command], check=True)
-    [found] = folder.glob("out/**/samples_*.jsonl")
+    found = sorted(folder.glob("out/**/samples_*.jsonl"))[-1]
     every = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
     return sorted(every, key=lambda row: row["doc_id"])
 
 
-def main() -> None:
-    """Evaluate with both, and write where they differ."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"))
-    place = parser.parse_args().output
-    evaluate(MODEL, TASKS, place / "strop", limit=LIMIT)
+def compared(what: str, reference: str, how: Sequence[str], place: Path) -> list[dict[str, Any]]:
+    """Return a row for each task: our figures, and how many choices differ."""
+    evaluate(reference, TASKS, place / "strop", limit=LIMIT)
     results = read_json(place / "strop" / "results.json")
     rows = []
     for name in TASKS:
         ours = read_rows(place / "strop" / SAMPLES / f"{name}.jsonl")
-        theirs = harness(name, ours, place)
+        theirs = harness(name, ours, how, place)
         assert len(ours) == len(theirs)
-        row: dict[str, Any] = {"task": name, "rows": len(ours)}
+        row: dict[str, Any] = {"task": name, "model": what, "rows": len(ours)}
         for figure, metric in FIGURES.items():
             row[figure] = results["tasks"][name]["figures"][figure]["model"]
             row[f"{figure}: different"] = sum(
@@ -81,6 +82,23 @@ def main() -> None:
             )
         rows.append(row)
         say(json.dumps(row))
+    return rows
+
+
+def main() -> None:
+    """Evaluate with both, and write where they differ."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"))
+    place = parser.parse_args().output
+    packed = place / "model"
+    if not packed.is_dir():
+        pack(MODEL, FORMAT, packed)
+    plain = ["lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "1"]
+    plain += ["--model_args", f"pretrained={resolve(MODEL)},dtype=float32"]
+    ours = ["strop.evaluation.harness", "run", "--model", "strop"]
+    ours += ["--model_args", f"pretrained={packed.resolve()}"]
+    rows = compared("float32", MODEL, plain, place / "float32")
+    rows += compared(FORMAT, str(packed), ours, place / FORMAT)
     facts = environment()
     content = {
         "name": "evaluation",
@@ -92,7 +110,7 @@ def main() -> None:
             "processor": facts["processor"],
             "torch": f"torch {facts['versions']['torch']}",
         },
-        "model": "SmolLM2-135M-Instruct, float32, plain text",
+        "model": "SmolLM2-135M-Instruct, plain text",
         "rows": rows,
     }
     write_json(HERE / "results" / "evaluation.json", content)

@@ -41,9 +41,9 @@ from strop.selection.rate import rate
 from strop.selection.scores import score
 from strop.selection.select import SelectConfig
 from strop.selection.subset import items_of, losses_of_run
-from strop.selection.trial import DIFFERENCES, LOSS, TrialConfig, trial
+from strop.selection.trial import DIFFERENCES, TrialConfig, trial
 from strop.selection.trial_plan import Runs
-from strop.selection.trial_report import UNTRAINED
+from strop.selection.trial_report import LOSS, UNTRAINED
 from strop.stats import Interval
 from strop.training.network import NetworkConfig, open_source
 from strop.training.schedule import TrainingConfig

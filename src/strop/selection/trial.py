@@ -40,7 +40,7 @@ from strop.models.identity import model_identity
 from strop.selection.select import SelectConfig
 from strop.selection.subset import ADAPTER, Item, losses_of_run
 from strop.selection.trial_plan import Job, Runs, budget, parted, planned
-from strop.selection.trial_report import UNTRAINED, Values, compared, cost_of, drawn, means
+from strop.selection.trial_report import LOSS, UNTRAINED, Values, compared, cost_of, drawn, means
 from strop.stage import REJECTED, Facts, rows_path, run_stage
 from strop.svg import standalone
 from strop.training.network import NetworkConfig, Source, open_source
@@ -50,7 +50,6 @@ from strop.tuning.sample import engine
 from strop.tuning.tune import SFT_RATE
 
 RUNS, DIFFERENCES = "runs.jsonl", "differences.svg"
-LOSS = "loss"  #: the measure that every run has
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from strop.stage import Facts
 from strop.stats import Interval, holm, run_difference, verdict
 from strop.svg import Whisker, whiskers
 
+LOSS = "loss"  #: the measure that every run has
 UNTRAINED = "untrained"  #: the model before any run
 SURE = 0.05  #: p-values of verdicts are below
 
@@ -104,6 +105,17 @@ def drawn(measure: Mapping[str, Any]) -> str:
             first = against == RANDOM
             rows.append(Whisker(label, one.estimate, one.low, one.high, f"{one:+.4f}", after=first))
     return whiskers(rows, "nats per token, lower is better", 0.0)
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Say in a sentence or two which selectors are better than random rows, by their loss."""
+    found = facts["measures"][LOSS]["selectors"]
+    words = {
+        word: [name for name, one in found.items() if one["against"][RANDOM]["verdict"] == word]
+        for word in ("better", "worse", "cannot tell")
+    }
+    said = [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
+    return f"the loss after {facts['keep']} rows, against random ones; {'; '.join(said)}."
 
 
 def spelled(facts: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from strop.recipes.stages.pack import PACK
 from strop.recipes.stages.preferences import PAIRS, RANK, SAMPLE
 from strop.recipes.stages.selection import RATE, SCORE, SELECT
 from strop.recipes.stages.speed import SPEED
+from strop.recipes.stages.trial import TRIAL
 from strop.recipes.stages.tune import PREFERENCE, RANKER, SFT
 
 STAGES: dict[str, Stage] = {
@@ -23,6 +24,7 @@ STAGES: dict[str, Stage] = {
     "rate": RATE,
     "score": SCORE,
     "select": SELECT,
+    "trial": TRIAL,
     "how-many": HOW_MANY,
     "sft": SFT,
     "ranker": RANKER,
