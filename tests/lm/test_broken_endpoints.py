@@ -169,5 +169,5 @@ def test_choices_are_no_task_for_endpoints(tmp_path: Path) -> None:
         "title: C\nkind: choice\ndata: {path: data.jsonl}\nprompt: '{{ prompt }}'\n"
         "choices: \"{{ completion }}\\nno\"\nanswer: '{{ completion }}'\n"
     )
-    with pytest.raises(StropError, match=r"endpoints score no given answers, which choices, .*use"):
+    with pytest.raises(StropError, match="given answers, which choice need"):
         evaluate("http://127.0.0.1:9/v1#m", [str(tmp_path / "choice.yaml")], tmp_path / "out")

@@ -67,6 +67,8 @@ def evaluate(
     if len({one.task.name for one in prepared}) != len(prepared):
         raise StropError("two tasks have one name")
     models = [Opened(name, chat, remote) for name in (model, against) if name is not None]
+    for each in models:
+        each.check(prepared)
     inputs = {f"task {one.task.name}": one.hash for one in prepared}
     inputs |= {f"model {number}": one.identity for number, one in enumerate(models)}
     settings = {"chat": chat, "limit": limit, "tasks": [one.task.name for one in prepared]}
@@ -151,6 +153,15 @@ class Opened:
     def identity(self) -> str:
         """Return what tells it from others."""
         return self.with_chat.identity
+
+    def check(self, tasks: Sequence[Prepared]) -> None:
+        """Raise StropError for tasks that the model cannot do."""
+        given = [one.task.name for one in tasks if one.kind.given]
+        if given and not isinstance(self.with_chat, LocalModel):
+            raise StropError(
+                f"{self.with_chat.name}: endpoints score no given answers, which "
+                f"{', '.join(given)} need: use a local model, or other tasks"
+            )
 
     def for_kind(self, kind: Kind) -> LanguageModel:
         """Return the model as a kind of task asks it."""

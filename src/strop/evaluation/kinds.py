@@ -30,6 +30,7 @@ class Kind:
     chat: bool  #: whether prompts go into the chat template, if nothing else is said
     check: Callable[[Task, Row], None]  #: raises StropError for a row that cannot be asked
     run: Callable[[Task, Sequence[Row], LanguageModel], Samples]
+    given: bool = False  #: whether given answers are scored, which endpoints cannot
     loss: bool = False  #: whether figures are losses, [sum, count] of a row; else shares
 
 
@@ -70,6 +71,7 @@ KINDS: dict[str, Kind] = {
         chat=False,
         check=check_choice,
         run=run_choice,
+        given=True,
     ),
     "match": Kind(
         always("exact match", "extracted anything"), chat=True, check=check_match, run=run_match
@@ -86,6 +88,7 @@ KINDS: dict[str, Kind] = {
         chat=False,
         check=check_perplexity,
         run=run_perplexity,
+        given=True,
         loss=True,
     ),
 }

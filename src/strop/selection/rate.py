@@ -51,7 +51,7 @@ def rate(
     rows = unique(records.rows, path)[: limit or None]
     model = open_model(rater, remote=remote)
     inputs = {"data": sha256_file(path), "rater": model.identity}
-    settings = {"rubric": asked.hash, "limit": limit, "sampling": asdict(SAMPLING)}
+    settings = {"rubric": [asked.name, asked.hash], "limit": limit, "sampling": asdict(SAMPLING)}
 
     def make(directory: Path, place: Path) -> Facts:
         with Journal(place / RATINGS) as journal:
