@@ -128,9 +128,10 @@ def planned(
         for seed, part in enumerate(every):
             own = picked(name, part, one, work)
             yield Job(name, CHOSEN, seed, own)
-            lengths, wanted = ([len(item.target) for _, item in some] for some in (part, own))
+            others = picked(RANDOM, part, SelectConfig(by=RANDOM, seed=seed), work)
+            lengths, wanted = ([len(item.target) for _, item in some] for some in (others, own))
             places = length_matched(lengths, wanted, seed)
-            yield Job(name, MATCHED, seed, tuple(part[place] for place in places))
+            yield Job(name, MATCHED, seed, tuple(others[place] for place in places))
 
 
 def picked(name: str, part: Sequence[Item], config: SelectConfig, work: Path) -> tuple[Item, ...]:
