@@ -104,7 +104,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(PIP) torch
-	$(PIP) --editable '.[torch,report,tune]'
+	$(PIP) --editable '.[torch,report,tune,select]'
 	touch $@
 
 $(VENV)/.installed-mix: $(VENV)/.installed

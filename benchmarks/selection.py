@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -150,6 +151,8 @@ def give_scores(place: Path) -> None:
     steps |= {rubric: partial(graded, str(small), rubric) for rubric in RUBRICS}
     before = place / "pool.jsonl"
     for name, step in steps.items():
+        # One that was broken off is made anew, so that its seconds are those of all of it.
+        shutil.rmtree(place / f"{name}.work", ignore_errors=True)
         step(before, place / name)
         before = place / name
     write_rows(place / "scored.jsonl", read_rows(before / "rows.jsonl"))

@@ -37,5 +37,12 @@ def test_each_selector_has_a_line(
     assert "n = " in lines[0]
     assert [line.split(":")[0] for line in lines[1:3]] == ["  length", "  -length"]
     assert all("against random" in line and "length-matched" in line for line in lines[1:3])
+    Path("more.yaml").write_text("short: {by: length, most: {length: 5}}")
+    assert "\n  short: " in run(*command, "--by", "length", "--selectors", "more.yaml")
+    Path("more.yaml").write_text("short: {most: {length: 5}, bye: 1}")
+    with pytest.raises(StropError, match=r"more.yaml:1: .*bye"):
+        run(*command, "--selectors", "more.yaml")
+    with pytest.raises(StropError, match="which selectors"):
+        run(*command)
     with pytest.raises(StropError, match="embed"):
         run(*command, "--by", "k-center")

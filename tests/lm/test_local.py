@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,15 @@ def test_answers_and_options(packed: Path) -> None:
         dict(model.generate(["One"], [GREEDY], options=["10"]))
 
 
-def test_the_identity_is_that_of_the_weights(packed: Path) -> None:
+def test_the_identity_is_that_of_weights_and_template(packed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(packed, copy)
     model = open_model(str(packed))
-    assert model.identity == load(str(packed)).fingerprint
+    assert model.identity == open_model(str(copy)).identity
+    template = copy / "chat_template.jinja"
+    assert template.is_file()
+    template.write_text(template.read_text() + " ")
+    changed = open_model(str(copy))
+    assert isinstance(changed, LocalModel)
+    assert changed.model.fingerprint == load(str(packed)).fingerprint
+    assert changed.identity != model.identity

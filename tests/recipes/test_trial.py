@@ -21,7 +21,9 @@ stages:
   - trial:
       data: ${{score}}
       model: {model}
-      by: [length, -length]
+      by: [length]
+      selectors:
+        not the longest: {{by: length, most: {{length: 5}}}}
       keep: 12
       parts: 2
       random: 2
@@ -46,7 +48,9 @@ def test_the_report_has_a_row_and_a_verdict_for_each_selector(
     recipe = load_recipe(write(tiny_model), STAGES)
     _, stage = run_recipe(recipe, Path("run"), STAGES)
     found = stage.metrics["measures"]["loss"]["selectors"]
-    assert list(found) == ["length", "-length"]
+    assert list(found) == ["length", "not the longest"]
+    cost = stage.metrics["cost"]
+    assert cost["not the longest"]["answer_tokens"] < cost["length"]["answer_tokens"]
     report = Path("run/report.md").read_text()
     for name, one in found.items():
         [row] = [line for line in report.splitlines() if f"loss: {name} against random" in line]
@@ -55,11 +59,23 @@ def test_the_report_has_a_row_and_a_verdict_for_each_selector(
         assert "2 and 2 runs" in row
     assert "length, against more random" in Path("run/report.html").read_text()
     assert not run_recipe(recipe, Path("run"), STAGES)[1].executed
+    # How many runs are made at a time decides nothing; the seed decides which rows.
+    more = load_recipe(Path("try.yaml"), STAGES, ["trial.processes=2"])
+    assert not run_recipe(more, Path("run"), STAGES)[1].executed
+    other = Path("try.yaml").read_text().replace("name: try", "name: try\nseed: 7")
+    Path("other.yaml").write_text(other)
+    again = run_recipe(load_recipe(Path("other.yaml"), STAGES), Path("other"), STAGES)[1]
+    found, before = (one.metrics["measures"]["loss"]["random"] for one in (again, stage))
+    assert found != before
 
 
 @pytest.mark.parametrize(
     ("extra", "words"),
-    [("dtype: float8", "dtype"), ("tasks: [nothing]", "nothing"), ("limit: -1", "limit")],
+    [
+        ("dtype: float8", "dtype"),
+        ("tasks: [nothing]", "nothing"),
+        ("limit: -1", "limit"),
+    ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str, words: str

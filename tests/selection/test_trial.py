@@ -87,6 +87,16 @@ def test_what_helps_is_told_from_what_is_random_in_disguise(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_selectors_that_choose_the_same_share_runs(
+    data: Path, tests: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    two = {"good": SELECTORS["good"], "also good": SELECTORS["good"]}
+    facts = trial(str(tiny_model), data, tmp_path / "out", two, CONFIG, tests)
+    good, also = facts["measures"]["loss"]["selectors"].values()
+    assert good == also
+
+
+@pytest.mark.usefixtures("in_process")
 def test_lengths_are_matched(data: Path, tests: Path, tiny_model: Path, tmp_path: Path) -> None:
     data.write_text(
         "".join(

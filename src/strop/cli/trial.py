@@ -15,12 +15,18 @@ def trial(
         Path, typer.Argument(help="Rows with scores: the output of strop rate or strop score.")
     ],
     model: Annotated[str, typer.Option(help="Model to train, with adapters.")],
-    by: Annotated[
-        list[str],
-        typer.Option(help="Selector to try, as in strop select --by; give several, one by one."),
-    ],
     keep: Annotated[int, typer.Option(help="Rows of each run.", min=1)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to write.")],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Selector to try, as in strop select --by; give several, one by one."),
+    ] = None,
+    selectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file of more of them, with rules: NAME: {by: ifd, most: {ifd: 1}}."
+        ),
+    ] = None,
     embedder: Annotated[
         str, typer.Option(help="Model that embeds rows, for k-center and facility-location.")
     ] = "",
@@ -45,6 +51,9 @@ def trial(
             min=0,
         ),
     ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(help="Of the parts, of what is random, of the training.", min=0)
+    ] = 0,
     epochs: Annotated[float, typer.Option(help="How often each row is learned from.")] = 1.0,
     batch: Annotated[int, typer.Option(help="Rows between two updates.", min=1)] = 16,
     learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 2e-4,
@@ -69,7 +78,7 @@ def trial(
 
       strop trial scored --model smollm2 --by ifd --keep 200 --tasks openbookqa -o trial
     """
-    from strop.selection.select import SelectConfig
+    from strop.recipes.stages.trial import Selector, read_selectors, select_configs
     from strop.selection.trial import TrialConfig
     from strop.selection.trial import trial as run
     from strop.selection.trial_plan import Runs
@@ -78,13 +87,16 @@ def trial(
     from strop.training.schedule import TrainingConfig
 
     config = TrialConfig(
-        runs=Runs(parts=parts, random=random, more=more),
+        runs=Runs(parts, random, more, seed),
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         limit=limit,
         network=NetworkConfig(dtype=dtype),
         training=TrainingConfig(learning_rate=learning_rate, epochs=epochs, batch=batch),
     )
-    selectors = {name: SelectConfig(by=name, keep=keep, model=embedder) for name in by}
-    facts = run(model, data, output, selectors, config, tests, processes)
+    named = {name: Selector(by=name) for name in by or ()}
+    if selectors is not None:
+        named |= read_selectors(selectors)
+    chosen = select_configs(named, keep, embedder)
+    facts = run(model, data, output, chosen, config, tests, processes)
     print(spelled(facts))
     say(f"written to {output}; look at {output / 'differences.svg'}")

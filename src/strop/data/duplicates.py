@@ -23,7 +23,7 @@ def repeated(texts: Sequence[str]) -> list[int | None]:
     try:
         from datasketch import MinHash, MinHashLSH
     except ImportError as error:
-        raise failed_import(error, ["datasketch"], "mix") from error
+        raise failed_import(error, ["datasketch"], "select") from error
     index = MinHashLSH(threshold=ALIKE, num_perm=HASHES)
     kept: dict[int, Any] = {}
     exact: dict[str, int] = {}

@@ -13,6 +13,7 @@ from strop.decoding.cache import PREFILL_CHUNK, common_prefix
 from strop.decoding.generate import beginning
 from strop.errors import StropError, StropFailure
 from strop.lm.interface import Answer, Failed, Scores
+from strop.models.identity import model_identity
 from strop.models.interface import Logits, Model
 
 LOT = 64  #: prompts that are given to the engine together, and so could be lost together
@@ -29,8 +30,12 @@ class LocalModel:
 
     @property
     def identity(self) -> str:
-        """Return the hash of the weights."""
-        return self.model.fingerprint
+        """Return the hash of the files: also of the tokenizer and its template, which count.
+
+        A network that was in memory already has weights only.
+        """
+        directory = self.model.directory
+        return model_identity(str(directory)) if directory.is_dir() else self.model.fingerprint
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()

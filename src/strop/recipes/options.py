@@ -47,8 +47,10 @@ INPUTS = {
 #: Types that take the outputs of another type besides those of their own.
 ALSO = {LanguageModelReference: ModelReference, TraineeReference: ModelReference}
 
+Processes = NewType("Processes", int)  #: how many work at a time
+
 #: Types of settings that say how a stage works, not what comes of it: their change runs nothing.
-WORKING = {RemoteConfig: "endpoint"}
+WORKING: dict[Any, str] = {RemoteConfig: "endpoint", Processes: "processes"}
 
 REFERENCE = re.compile(r"\$\{\s*([^{}]*?)\s*\}")  # ${stage}
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3: YAML 1.1 reads it as text
@@ -118,8 +120,9 @@ def convert(item: Located, hint: Any) -> Any:
         return tuple(convert(one, get_args(hint)[0]) for one in item.expect(list))
     if get_origin(hint) is dict:
         return {key: convert(one, get_args(hint)[1]) for key, one in item.expect(dict).items()}
-    if hint in WORKING:
-        return build(hint, item.expect(dict), item, WORKING[hint])
+    if dataclasses.is_dataclass(hint):
+        what = WORKING.get(hint, hint.__name__.lower())
+        return build(hint, item.expect(dict), item, what)
     value = convert_scalar(item, getattr(hint, "__supertype__", hint))
     if hint in CHECKS:
         try:

@@ -34,7 +34,9 @@ from strop.data import (
 )
 from strop.data.instructions import read_instructions, unique
 from strop.errors import StropError
-from strop.evaluation.evaluate import Prepared, prepare, sampled
+from strop.evaluation.evaluate import prepare, sampled
+from strop.evaluation.kinds import kind_of
+from strop.evaluation.tasks import Task, open_task
 from strop.lm import LocalModel
 from strop.models.identity import model_identity
 from strop.selection.select import SelectConfig
@@ -109,12 +111,15 @@ def trial(
         say(f"{len(jobs)} runs on {keep} rows each, tested on {len(tested)}")
         runner = Runner(source, config, tested, place)
         before = runner.measured(None)
-        lower = {LOSS: True} | {measure_of(one): one.kind.loss for one in prepared}
-        with progress("trial", sum(job.tokens for job in jobs), "tokens") as advance:
-            for job in each_done(partial(make_run, runner), jobs, processes, "trial"):
+        lower = {LOSS: True} | {measure_of(one.task): one.kind.loss for one in prepared}
+        once = list({job.name: job for job in jobs}.values())  # two selectors may choose the same
+        with progress("trial", sum(job.tokens for job in once), "tokens") as advance:
+            for job in each_done(partial(make_run, runner), once, processes, "trial"):
                 advance(job.tokens)
         found = [(job, runner.measured(job)) for job in jobs]
-        report_rejected(records.rejected, len(records.rows), directory / REJECTED)
+        report_rejected(
+            records.rejected, len(records.rows) + len(records.rejected), directory / REJECTED
+        )
         write_rows(directory / RUNS, ({**job.facts, **means(values)} for job, values in found))
         facts: Facts = {
             "rows": len(training),
@@ -149,11 +154,6 @@ class Runner:
     tested: Sequence[Item]
     work: Path
 
-    @property
-    def prepared(self) -> list[Prepared]:
-        """Return the tasks, whose kinds do not go from one process to another."""
-        return [prepare(name, self.config.limit) for name in self.config.tasks]
-
     def place(self, job: Job | None) -> Path:
         """Return where a run is kept."""
         return self.work / (job.name if job else UNTRAINED)
@@ -178,25 +178,31 @@ class Runner:
 
     def asked(self, place: Path, reference: str) -> dict[str, Values]:
         """Return the first figure of each task for each row, NaN where the model has no answer."""
-        prepared = self.prepared
-        notes = {measure_of(one): place / f"{one.task.name}.json" for one in prepared}
-        left = [one for one in prepared if not notes[measure_of(one)].is_file()]
+        tasks = {name: open_task(name) for name in self.config.tasks}
+        notes = {name: place / f"{task.name}.json" for name, task in tasks.items()}
+        left = [name for name, note in notes.items() if not note.is_file()]
         if left:
             with tempfile.TemporaryDirectory(dir=place) as folder:
                 tuned = engine(reference, Path(folder))
-                for one in left:
-                    figure = one.kind.figures(one.task)[0]
+                for name in left:
+                    one = prepare(name, self.config.limit)
                     samples = sampled(one, LocalModel(tuned, chat=one.kind.chat), place)
-                    write_json(notes[measure_of(one)], [sample.get(figure) for sample in samples])
+                    figure = first_figure(one.task)
+                    write_json(notes[name], [sample.get(figure) for sample in samples])
         return {
-            name: np.array([weighted(value) for value in read_json(note)])
+            measure_of(tasks[name]): np.array([weighted(value) for value in read_json(note)])
             for name, note in notes.items()
         }
 
 
-def measure_of(one: Prepared) -> str:
+def first_figure(task: Task) -> str:
+    """Return the figure of a task that counts."""
+    return kind_of(task).figures(task)[0]
+
+
+def measure_of(task: Task) -> str:
     """Return what a task's figure is called among the measures."""
-    return f"{one.task.name}, {one.kind.figures(one.task)[0]}"
+    return f"{task.name}, {first_figure(task)}"
 
 
 def weighted(value: Any) -> tuple[float, float]:

@@ -29,6 +29,7 @@ class Runs:
     parts: int = 3  #: that rows are dealt into: runs of each selector
     random: int = 5  #: runs on random rows
     more: float = 0.0  #: times the rows of other random runs: what a selector's cost buys; 0: none
+    seed: int = 0  #: of the parts, of what is random, and of the training
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
@@ -115,17 +116,17 @@ def planned(
     work: Path,
 ) -> Iterator[Job]:
     """Yield the runs: random rows first, then what each selector chooses of each part."""
-    dealt = in_order(items, 0)
+    dealt = in_order(items, runs.seed)
     every = [dealt[number :: runs.parts] for number in range(runs.parts)]
     counts = {CHOSEN: (runs.random, keep), MORE: (runs.parts, round(keep * runs.more))}
     for which, (count, size) in counts.items():
-        for seed in range(count if size else 0):
-            plain = SelectConfig(by=RANDOM, keep=size, seed=seed)
-            part = every[seed % runs.parts]
-            yield Job(RANDOM, which, seed, picked(RANDOM, part, plain, work))
+        for number in range(count if size else 0):
+            plain = SelectConfig(by=RANDOM, keep=size, seed=runs.seed + number)
+            part = every[number % runs.parts]
+            yield Job(RANDOM, which, plain.seed, picked(RANDOM, part, plain, work))
     for name, one in selectors.items():
         check_scores([row for row, _ in items], one)
-        for seed, part in enumerate(every):
+        for seed, part in enumerate(every, start=runs.seed):
             own = picked(name, part, one, work)
             yield Job(name, CHOSEN, seed, own)
             others = picked(RANDOM, part, SelectConfig(by=RANDOM, seed=seed), work)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strop.recipes.options import ModelReference, RowsFile, TaskReference, label
+from strop.data import read_text
+from strop.data.document import read_document
+from strop.recipes.options import ModelReference, Processes, RowsFile, TaskReference, convert, label
 from strop.recipes.stage import Context, Figure, Finished, Headline, Metrics, Section, Stage
 from strop.stats import Interval
 
 OUTPUT = "runs"  # directory of the runs
+ONE = Processes(1)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A way to choose rows, as in a stage `select`."""
+
+    by: str = "random"  #: what ranks rows
+    least: dict[str, float] = field(default_factory=dict)  #: score -> drop rows below
+    most: dict[str, float] = field(default_factory=dict)  #: score -> drop rows above
+    per_category: int = 0  #: rows to keep of a category; 0: no quota
+    duplicates: bool = False  #: whether rows that nearly repeat a better one are kept
+    distinct: float = 1.0  #: drop rows whose cosine to one that is kept is larger
 
 
 @dataclass(frozen=True)
@@ -20,8 +35,9 @@ class TrialOptions:
 
     data: RowsFile  #: rows with scores: the output of a stage `rate` or `score`
     model: ModelReference  #: what is trained, with adapters
-    by: tuple[str, ...]  #: selectors, each as `by` of a stage `select`
     keep: int  #: rows of each run
+    by: tuple[str, ...] = ()  #: selectors, each as `by` of a stage `select`
+    selectors: dict[str, Selector] = field(default_factory=dict)  #: more of them, with their rules
     embedder: ModelReference | None = None  #: that embeds rows, for k-center, facility-location
     tests: RowsFile | None = None  #: rows to test on; a tenth of the prompts, if not given
     tasks: tuple[TaskReference, ...] = ()  #: that each tuned model is asked
@@ -33,16 +49,16 @@ class TrialOptions:
     batch: int = 16  #: rows between two updates
     learning_rate: float = 2e-4  #: at its peak
     dtype: str = "float32"  #: of frozen weights and activations
-    processes: int = 1  #: runs at a time
+    processes: Processes = ONE  #: runs at a time
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
         from strop.selection.trial_plan import budget
 
-        self.config()
-        budget(self.selectors())
+        self.config(0)
+        budget(self.chosen())
 
-    def config(self) -> Any:
+    def config(self, seed: int) -> Any:
         """Return the settings of the runs."""
         from strop.selection.trial import TrialConfig
         from strop.selection.trial_plan import Runs
@@ -50,7 +66,7 @@ class TrialOptions:
         from strop.training.schedule import TrainingConfig
 
         return TrialConfig(
-            runs=Runs(self.parts, self.random, self.more),
+            runs=Runs(self.parts, self.random, self.more, seed),
             tasks=tuple(self.tasks),
             limit=self.limit,
             network=NetworkConfig(dtype=self.dtype),
@@ -59,12 +75,27 @@ class TrialOptions:
             ),
         )
 
-    def selectors(self) -> dict[str, Any]:
+    def chosen(self) -> dict[str, Any]:
         """Return what chooses, by its name."""
-        from strop.selection.select import SelectConfig
+        plain = {name: Selector(by=name) for name in self.by}
+        return select_configs(plain | self.selectors, self.keep, self.embedder or "")
 
-        model = self.embedder or ""
-        return {name: SelectConfig(by=name, keep=self.keep, model=model) for name in self.by}
+
+def read_selectors(path: Path) -> dict[str, Selector]:
+    """Read a YAML file of selectors: a name, and its rules. Raises StropError for a bad one."""
+    document = read_document(read_text(path), lambda line: f"{path}:{line}")
+    found: dict[str, Selector] = convert(document, dict[str, Selector])
+    return found
+
+
+def select_configs(selectors: Mapping[str, Selector], keep: int, embedder: str) -> dict[str, Any]:
+    """Return the settings of each selection, by its name."""
+    from strop.selection.select import SelectConfig
+
+    return {
+        name: SelectConfig(**asdict(one), keep=keep, model=embedder)
+        for name, one in selectors.items()
+    }
 
 
 def run(options: TrialOptions, context: Context) -> Metrics:
@@ -75,8 +106,8 @@ def run(options: TrialOptions, context: Context) -> Metrics:
         options.model,
         Path(options.data),
         context.directory / OUTPUT,
-        options.selectors(),
-        options.config(),
+        options.chosen(),
+        options.config(context.seed),
         Path(options.tests) if options.tests else None,
         options.processes,
         context.work,
@@ -85,7 +116,8 @@ def run(options: TrialOptions, context: Context) -> Metrics:
 
 def describe(options: TrialOptions) -> str:
     """Say what the stage does."""
-    return f"try {', '.join(options.by)} beside random rows of {label(options.data)}"
+    names = ", ".join([*options.by, *options.selectors])
+    return f"try {names} beside random rows of {label(options.data)}"
 
 
 def section(stages: Sequence[Finished]) -> Section:
