@@ -55,6 +55,15 @@ def test_every_form_gives_prompt_and_answer(tmp_path: Path) -> None:
         ({"instruction": "a", "input": 3, "output": "b"}, "input is not text"),
         ({"messages": [{"role": "assistant", "content": "b"}]}, "no prompt"),
         ({"messages": []}, "empty messages"),
+        ({"prompt": "a", "completion": "c", "scores": {"ifd": 1, "loss": -0.5}}, None),
+        ({"prompt": "a", "completion": "c", "scores": []}, "scores is not an object"),
+        ({"prompt": "a", "completion": "c", "scores": None}, "scores is not an object"),
+        ({"prompt": "a", "completion": "c", "scores": 3}, "scores is not an object"),
+        ({"prompt": "a", "completion": "c", "scores": {"ifd": "1"}}, "ifd is no finite number"),
+        ({"prompt": "a", "completion": "c", "scores": {"ifd": True}}, "ifd is no finite number"),
+        ({"prompt": "a", "completion": "c", "scores": {"ifd": None}}, "ifd is no finite number"),
+        ({"messages": [], "scores": {"ifd": 10**400}}, "ifd is no finite number"),
+        ('{"prompt": "a", "completion": "c", "scores": {"ifd": 1e999}}', "no finite number"),
     ],
 )
 def test_rows_that_are_left_out_say_why(tmp_path: Path, row: Any, reason: str | None) -> None:

@@ -12,6 +12,7 @@ from strop.decoding import (
     generate,
     sample,
 )
+from strop.decoding.generate import beginning
 from strop.errors import StropError, StropFailure
 
 
@@ -114,6 +115,15 @@ def test_a_prompt_longer_than_the_context_names_both_numbers(fake):
 def test_an_empty_prompt_starts_from_the_beginning_token(fake):
     sampling = dataclasses.replace(GREEDY, max_tokens=5)
     assert complete(fake(), [], sampling).tokens == complete(fake(), [0], sampling).tokens
+
+
+def test_without_a_beginning_token_an_empty_prompt_starts_from_the_end_of_a_text(fake):
+    model = fake(bos=False)
+    model.tokenizer.tokens["eos_token"] = "<end>"
+    assert beginning(model) == 1
+    assert beginning(fake()) == 0
+    sampling = dataclasses.replace(GREEDY, max_tokens=5)
+    assert complete(model, [], sampling).tokens == complete(fake(), [1], sampling).tokens
     with pytest.raises(StropError, match="prompt is empty"):
         generate(fake(bos=False), [])
 

@@ -17,7 +17,7 @@ from strop.evaluation import tasks
 from strop.evaluation.evaluate import described, evaluate, spelled
 from strop.evaluation.kinds import KINDS, kind_of
 from strop.evaluation.tasks import Task, open_task, task_names, task_rows, without_letters
-from strop.lm import Failed, LocalModel
+from strop.lm import Failed, LocalModel, RemoteConfig
 from strop.models import load, pack
 from strop.models.download import Wheel
 
@@ -38,6 +38,7 @@ answer: "{{ answer }}"
 extract: number
 stop: ["\\n"]
 """
+NO_RETRIES = RemoteConfig(retries=0)
 CODE = CHOICE.replace("kind: choice", "kind: code")
 
 
@@ -126,6 +127,15 @@ def test_several_tasks_are_corrected_together(
     p = [one["figures"]["exact match"] for one in tasks.values()]
     assert [one["p"] for one in p] == pytest.approx([0.03125] * 2)
     assert [one["p_holm"] for one in p] == pytest.approx([0.0625] * 2)
+    assert [one["verdict"] for one in p] == ["cannot tell"] * 2
+    alone = evaluate("a", names[:1], folder / "alone", against="b")
+    first, second = alone["tasks"]["sums"]["figures"].values()
+    assert first["verdict"] == "better"
+    assert "verdict" not in second
+    said = spelled(alone)
+    assert "p = 0.031, 0.031 with all tasks: better  n = 20" in said
+    assert "100.0% against 100.0%: +0.0 [-16.1, +16.1] points, p = 1.000  n = 20" in said
+    assert said.count("with all tasks") == 1
 
 
 def test_who_is_interrupted_asks_for_no_row_twice(
@@ -274,9 +284,7 @@ def test_what_is_no_task_is_one_line(
 
 def test_what_cannot_be_evaluated_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = str(folder / "sums.yaml")
-    using(monkeypatch, Written("m", sums(range(20)) | dict.fromkeys(sums([]), Failed("500"))))
-    with pytest.raises(StropFailure, match="0 rows were answered"):
-        evaluate("m", [name], folder / "out")
+    using(monkeypatch, Written("m", {}))
     with pytest.raises(StropError, match="which tasks"):
         evaluate("m", [], folder / "out")
     with pytest.raises(StropError, match="one name"):
@@ -286,6 +294,47 @@ def test_what_cannot_be_evaluated_is_said(folder: Path, monkeypatch: pytest.Monk
     (folder / "sums.jsonl").write_text("{}\n[]\n")
     with pytest.raises(StropError, match=r"sums\.jsonl:2: not an object"):
         task_rows(open_task(name))
+
+
+def test_a_task_that_fails_says_why_and_leaves_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "asked.yaml").write_text(MATCH.replace("{{ question }}", "Q: {{ question }}"))
+    names = [str(folder / "asked.yaml"), str(folder / "sums.yaml")]
+    failed = {f"Q: {one}": Failed("400: too long") for one in sums([])} | {"Q: 0 + 1?": "1"}
+    using(
+        monkeypatch, Written("m", sums(range(20)) | failed), Written("b", sums(range(9)) | failed)
+    )
+    facts = evaluate("m", names, folder / "out", against="b")
+    assert facts["tasks"]["asked"]["figures"] == {}
+    reason = "too few of 20 rows were answered; failures: 38 x 400: too long"
+    assert facts["tasks"]["asked"]["unmeasured"] == reason
+    assert f"  no figures: {reason}" in spelled(facts)
+    assert facts["tasks"]["sums"]["figures"]["exact match"]["verdict"] == "better"
+    theirs = read_json(folder / "out" / "lm_eval.json")
+    assert theirs["n-samples"] == {"sums": {"original": 20, "effective": 20}}
+    using(monkeypatch, Written("m", failed))
+    with pytest.raises(StropFailure, match=r"asked: too few of 20 .*: 19 x 400: too long"):
+        evaluate("m", names[:1], folder / "none")
+    assert not (folder / "none").exists()
+
+
+def test_endpoints_are_asked_in_the_chat_template_alone(folder: Path) -> None:
+    (folder / "code.yaml").write_text(CODE + "tests: pass\n")
+    code, match = str(folder / "code.yaml"), str(folder / "sums.yaml")
+    model = "http://127.0.0.1:9/v1#m"
+    for names, chat, said in (
+        ([match, code], None, "as code would be asked: ask in its chat template with --chat"),
+        ([match, code], False, "as sums, code would be asked"),
+        ([match], False, "as sums would be asked"),
+        ([str(folder / "colours.yaml")], True, "score no given answers, which colours need"),
+    ):
+        with pytest.raises(StropError, match=said):
+            evaluate(model, names, folder / "out", chat=chat, remote=NO_RETRIES)
+    # What may be asked is asked, of nobody here.
+    for names, chat in (([match], None), ([code], True)):
+        with pytest.raises(StropFailure, match="in a row failed"):
+            evaluate(model, names, folder / "out", chat=chat, remote=NO_RETRIES)
 
 
 def test_task_hashes_follow_what_is_asked(folder: Path) -> None:

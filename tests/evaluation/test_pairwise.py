@@ -14,8 +14,17 @@ from strop.data import Prompt
 from strop.data.journal import Journal
 from strop.decoding import Sampling
 from strop.errors import StropError, StropFailure
-from strop.evaluation.pairwise import Pair, ask_both_ways, judgement, preference, question, spelled
+from strop.evaluation.pairwise import (
+    Pair,
+    ask_both_ways,
+    first_place,
+    judgement,
+    preference,
+    question,
+    spelled,
+)
 from strop.lm import Answer, Failed
+from strop.stats import net_win_rate, wilson
 
 Judge = Callable[[str, str], Any]
 
@@ -67,11 +76,39 @@ def test_a_sound_judge(tmp_path: Path) -> None:
     assert (found["wins"], found["ties"], found["losses"]) == (20, 20, 20)
     assert found["verdict"] == "cannot tell"
     assert facts["first_place"]["estimate"] == 0.5
+    assert facts["first_place"]["n"] == 40  # twenty ties prefer no place
     assert facts["sets"].keys() == {"even", "odd"}
     better = judged(longer, pairs(ours=lambda n: "xxxx"), tmp_path / "other")
     assert better["together"]["verdict"] == "better"
     assert better["together"]["wins"] == 60
     assert "60 wins, 0 ties, 0 losses" in spelled(better)
+
+
+def test_a_word_of_a_test_set_needs_the_p_value_of_all_sets(tmp_path: Path) -> None:
+    # Of six prompts in each set all are won: alone that shows something, beside other sets not.
+    some = [Pair(f"question {n}", "xxx", "yy", f"set {n % 3}") for n in range(18)]
+    alone = judged(longer, some[::3], tmp_path / "alone")
+    assert alone["sets"]["set 0"]["p"] == pytest.approx(2 / 2**6)
+    assert alone["sets"]["set 0"]["verdict"] == alone["together"]["verdict"] == "better"
+    facts = judged(longer, some, tmp_path / "all")
+    for one in facts["sets"].values():
+        assert one["net_win_rate"]["low"] > 0.5  # its interval alone would say better
+        assert one["p_holm"] == pytest.approx(6 / 2**6)
+        assert one["verdict"] == "cannot tell"
+    assert facts["together"]["verdict"] == "better"  # by a p-value of its own
+    assert "0.094 with all sets: cannot tell (n = 6)" in spelled(facts)
+
+
+def test_the_first_place_counts_pairs_not_replies() -> None:
+    letters = [("A", "A")] * 6 + [("A", "B")] * 10 + [("C", "B")] * 2 + [("C", "C")] * 5
+    found = first_place(letters)
+    assert found == net_win_rate(6, 10, 2).to_json()
+    assert found["n"] == 18
+    assert first_place([("C", "C")] * 5) is None
+    # All replies to a pair agree: as many pairs are as much as so many trials.
+    sure = first_place([("A", "A")] * 20)
+    assert sure["low"] == pytest.approx(wilson(20, 20).low, abs=0.02)
+    assert sure["low"] < wilson(40, 40).low - 0.05
 
 
 def test_a_judge_of_the_place_is_caught(tmp_path: Path) -> None:

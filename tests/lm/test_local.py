@@ -84,6 +84,18 @@ def test_spaces_before_an_answer_belong_to_it(packed: Path) -> None:
     assert model.tokenizer.decode(answer) == "three"
 
 
+def test_an_answer_alone_follows_the_end_of_a_text_if_there_is_no_beginning(packed: Path) -> None:
+    model = load(str(packed))
+    end = model.tokenizer.encode("<|im_end|>")
+    del model.tokenizer.tokens["bos_token"]
+    assert encode_pair(model, "", "three", raw=True) == (end, model.tokenizer.encode("three"))
+    [(_, scores)] = LocalModel(model, chat=False).score([("", "three")])
+    assert isinstance(scores, Scores)
+    del model.tokenizer.tokens["eos_token"]
+    with pytest.raises(StropError, match="no token that a text begins or ends with"):
+        encode_pair(model, "", "three", raw=True)
+
+
 def test_what_cannot_be_scored_has_a_reason_and_the_rest_its_scores(packed: Path) -> None:
     found = dict(LocalModel(load(str(packed))).score([PAIRS[5], ("Hello", ""), PAIRS[0]]))
     assert found[0] == Failed("longer than the context of 512 tokens")
@@ -95,7 +107,7 @@ def test_answers_and_options(packed: Path) -> None:
     model = open_model(str(packed))
     prompts = ["One", "Two", "x" * 600]
     sampling = [Sampling(temperature=0.8, seed=number, max_tokens=5) for number in range(3)]
-    found = dict(model.generate(prompts, sampling, options=["0", "5"]))
+    found = dict(model.generate(prompts, sampling, options=["0", "10", "5"]))
     assert isinstance(found[2], Failed)
     for number in range(2):
         answer = found[number]
@@ -104,9 +116,11 @@ def test_answers_and_options(packed: Path) -> None:
         assert answer.text == complete(model.model, ids, sampling[number]).text
         assert answer.prompt_tokens == len(ids)
         scores = [found for _, found in model.score([(prompts[number], one) for one in "05"])]
-        assert answer.options == pytest.approx([one.logps[-1] for one in scores], abs=1e-4)
-    with pytest.raises(StropError, match="'10' is 2 tokens"):
-        dict(model.generate(["One"], [GREEDY], options=["10"]))
+        zero, several, five = answer.options
+        assert [zero, five] == pytest.approx([one.logps[-1] for one in scores], abs=1e-4)
+        assert several is None  # "10" is two tokens
+    none = dict(model.generate(["One"], [GREEDY], options=["10", ""]))
+    assert none[0].options == (None, None)
 
 
 def test_the_identity_is_that_of_weights_and_template(packed: Path, tmp_path: Path) -> None:

@@ -184,6 +184,46 @@ def test_options_are_read_from_the_first_token(endpoint: Any) -> None:
     assert dict(silent.generate(["question"], [GREEDY], ["1"]))[0].options == (None,)
 
 
+def test_where_log_probabilities_are_refused_it_goes_on_without(
+    endpoint: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plain_only(body: dict[str, Any], number: int) -> Reply:
+        if "logprobs" in body:
+            return 400, {"error": {"message": "logprobs are not supported"}}, {}
+        return echo(body, number)
+
+    place = endpoint(plain_only)
+    model = open_model(f"{place.address}#m", remote=RemoteConfig(together=2, retries=0))
+    prompts = [f"question {number}" for number in range(9)]
+    found = dict(model.generate(prompts, [GREEDY] * 9, options=["1", "2"]))
+    assert {number: one.text for number, one in found.items()} == {
+        number: f"answer {number}" for number in range(9)
+    }
+    assert all(one.options == (None, None) for one in found.values())
+    # The two that were asked first together did not know yet.
+    assert 1 <= sum("logprobs" in body for body in place.asked) <= 2
+    asked = len(place.asked)
+    list(model.generate(prompts[:1], [GREEDY], options=["1"]))
+    assert len(place.asked) == asked + 1
+    said = capsys.readouterr().err
+    assert said.count("refuses log-probabilities, goes on without them: ") == 1
+    assert "logprobs are not supported" in said
+
+
+def test_a_prompt_that_is_refused_does_not_end_log_probabilities(endpoint: Any) -> None:
+    def long(body: dict[str, Any], number: int) -> Reply:
+        if body["messages"][0]["content"] == "long":
+            return 400, {"error": {"message": "too long"}}, {}
+        return echo(body, number)
+
+    place = endpoint(long)
+    model = open_model(f"{place.address}#m", remote=RemoteConfig(together=1, retries=0))
+    found = dict(model.generate(["long", "question"], [GREEDY] * 2, options=["1"]))
+    assert isinstance(found[0], Failed)
+    assert "too long" in found[0].reason
+    assert ["logprobs" in body for body in place.asked] == [True, False, True]
+
+
 def test_so_many_a_minute() -> None:
     now = 0.0
     turns = []

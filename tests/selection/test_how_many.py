@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from strop.data import read_rows
+from strop.data.instructions import Instruction, read_instructions
 from strop.errors import StropError
 from strop.selection import subset as training
 from strop.selection.how_many import HowManyConfig, how_many, planned, spelled
-from strop.training.network import NetworkConfig
+from strop.training.network import NetworkConfig, open_source
 from strop.training.schedule import TrainingConfig
+from strop.tuning.objective import Candidates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,14 +86,38 @@ def test_who_is_interrupted_goes_on(
 
 
 def test_subsets_are_nested_and_differ_by_seed(data: Path, tiny_model: Path) -> None:
-    from strop.data.instructions import read_instructions
-    from strop.training.network import open_source
-
     items = training.items_of(read_instructions(data).rows, open_source(str(tiny_model)))
     keys = [[one.key for one, _ in training.in_order(items, seed)] for seed in (0, 1)]
     assert sorted(keys[0]) == sorted(keys[1])
     assert keys[0] != keys[1]
     assert [one.key for one, _ in training.in_order(items[::-1], 0)] == keys[0]
+
+
+def test_rows_to_test_on_are_random_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [
+        (Instruction(f"Say {number}", "+"), Candidates((1,), ((2,),), (2,), pairs=()))
+        for number in range(400)
+    ]
+    every = training.split(items)[1]
+    assert 30 < len(every) < training.MOST_TESTED  # a tenth
+    monkeypatch.setattr(training, "MOST_TESTED", 15)
+    rest, tested = training.split(items)
+    assert len(rest) == 400 - len(every)
+    numbers = [items.index(item) for item in tested]
+    held_out = sorted(items.index(item) for item in every)
+    assert set(numbers) < set(held_out)
+    assert len(numbers) == 15
+    assert len(set(numbers) & set(held_out[: len(held_out) // 2])) < 12  # not the first of the file
+    assert training.split(items[::-1])[1] == tested
+
+
+def test_rows_that_are_left_out_are_counted_of_the_whole_file(
+    data: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.write_text(data.read_text() + "broken\n")
+    config = replace(CONFIG, seeds=1, arms=("epochs",))
+    how_many(str(tiny_model), data, tmp_path / "out", config)
+    assert "1 of 161 rows left out: 1 not JSON" in capsys.readouterr().err
 
 
 def test_what_cannot_be_run_is_said(data: Path, tiny_model: Path, tmp_path: Path) -> None:

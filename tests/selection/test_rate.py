@@ -149,6 +149,32 @@ def test_scores_of_before_stay_and_the_first_rows_can_be_rated(
     }
 
 
+def test_another_rating_by_the_same_name_leaves_nothing_of_the_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    using(monkeypatch, Rater({}))
+    rate(data, "rater", tmp_path / "one")
+    rate(tmp_path / "one", "rater", tmp_path / "two", "helpfulness")
+    using(monkeypatch, Rater({0: "5", 1: "nonsense", 2: Failed("500: no")}))
+    rate(tmp_path / "two", "rater", tmp_path / "three")
+    rows = read_rows(tmp_path / "three" / "rows.jsonl")
+    other = {"helpfulness": 4.0, "helpfulness-expected": 3.5}
+    assert rows[0]["scores"] == {"accuracy": 5.0, "accuracy-expected": 3.5, **other}
+    assert rows[1]["scores"] == {"accuracy-expected": 3.5, **other}
+    assert rows[2]["scores"] == other
+
+
+def test_rows_that_are_left_out_are_counted_of_the_whole_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.write_text(data.read_text() + json.dumps(ROWS[3]) + "\n")
+    using(monkeypatch, Rater({}))
+    facts = rate(data, "rater", tmp_path / "out", limit=5)
+    assert (facts["rows"], facts["rejected"], facts["repeated"]) == (5, 1, 1)
+    assert "1 of 14 rows left out: 1 not JSON" in capsys.readouterr().err
+    assert "left out: 1 exact repeats of other rows" in spelled(facts)
+
+
 def test_a_packed_model_rates(data: Path, tmp_path: Path, tiny_model: Path) -> None:
     pack(str(tiny_model), "bfp8", tmp_path / "packed")
     (tmp_path / "empty.jsonl").write_text("\n")

@@ -20,6 +20,8 @@ from strop.selection.rubric import expected_grade, open_rubric, parse_grade, rub
         ("4", 4.0),
         ("4.5", 4.5),
         ("4,5", 4.5),
+        ("4,25", 4.25),
+        ("4.125", 4.125),
         (" 4\nbecause it has 3 errors", 4.0),
         ("\n\n5", 5.0),
         ("Score: 3", 3.0),
@@ -50,6 +52,11 @@ def test_grades(reply: str, grade: float) -> None:
         ("90%", "no number"),
         ("four", "no number"),
         ("3.141.592", "no number"),
+        ("1,000", "no number"),
+        ("It has 1,000 words.", "no number"),
+        ("4,500/5", "no number"),
+        ("4,500 / 5", "no number"),
+        ("1,000 words: 4", "several numbers"),
     ],
 )
 def test_replies_without_a_grade_say_why(reply: str, reason: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.tuning.rows import preferences
@@ -12,8 +14,9 @@ from tests.tuning.rows import preferences
 from strop.data import read_rows
 from strop.data.instructions import Instruction, read_instructions
 from strop.errors import StropError
-from strop.lm import LocalModel
+from strop.lm import Failed, LocalModel, Scores
 from strop.models import load, pack
+from strop.selection import losses as reading
 from strop.selection import scores as scoring
 from strop.selection.influence import influence
 from strop.selection.scores import SCORES, score, spelled
@@ -64,11 +67,53 @@ def test_losses_with_and_without_the_prompt(data: Path, packed: Path, tmp_path: 
 def test_a_ratio_that_is_not_finite_is_no_score(
     data: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "losses_or_reason", lambda given, free: {"losses": [1.0, 0.0]})
+    def made_up(model: LocalModel, pairs: Mapping[str, Any], place: Path) -> dict[str, float]:
+        return dict.fromkeys(pairs, float(place.name == "losses.jsonl"))
+
+    monkeypatch.setattr(scoring, "mean_losses", made_up)
     facts = score(data, ["loss", "ifd"], tmp_path / "out", str(packed))
     assert facts["scored"] == {"loss": 3, "ifd": 0}
     assert facts["failed"] == {"ifd is not finite": 3}
     assert read_rows(tmp_path / "out" / "rows.jsonl")[0]["scores"] == {"loss": 1.0}
+
+
+def test_answers_without_their_prompts_are_read_for_ratios_only(
+    data: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    real = scoring.mean_losses
+
+    def noted(model: LocalModel, pairs: Mapping[str, Any], place: Path) -> dict[str, float | str]:
+        places.append(place.name)
+        return real(model, pairs, place)
+
+    monkeypatch.setattr(scoring, "mean_losses", noted)
+    score(data, ["loss", "perplexity"], tmp_path / "out", str(packed))
+    assert places == ["losses.jsonl"]
+    score(data, ["loss", "ifd", "ifd-perplexity"], tmp_path / "more", str(packed))
+    assert places[1:] == ["losses.jsonl", "losses-alone.jsonl"]
+
+
+def test_new_scores_leave_nothing_of_those_before(data: Path, packed: Path, tmp_path: Path) -> None:
+    old = {"loss": 9.0, "length": 9.0, "accuracy": 2.0}
+    rows = [json.loads(line) | {"scores": old} for line in data.read_text().splitlines()]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score(data, ["loss", "length"], tmp_path / "out", str(packed))
+    found = [row["scores"] for row in read_rows(tmp_path / "out" / "rows.jsonl")]
+    assert found[0].keys() == old.keys()
+    assert found[0]["loss"] != 9.0
+    assert found[2] == {"length": 1.0, "accuracy": 2.0}  # it does not fit, and has no loss
+
+
+def test_rows_that_are_left_out_are_counted_of_the_whole_file(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = data.read_text().splitlines()[0]
+    data.write_text(f"{data.read_text()}{first}\nbroken\n")
+    facts = score(data, ["length"], tmp_path / "out", limit=2)
+    assert (facts["rows"], facts["rejected"], facts["repeated"]) == (2, 1, 1)
+    assert "1 of 5 rows left out: 1 not JSON" in capsys.readouterr().err
+    assert "left out: 1 exact repeats of other rows" in spelled(facts)
 
 
 def test_lengths_need_no_model(data: Path, tmp_path: Path) -> None:
@@ -85,33 +130,34 @@ def test_lengths_need_no_model(data: Path, tmp_path: Path) -> None:
 def test_who_is_interrupted_goes_on(
     data: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "LOT", 1)
     wanted = score(data, ["ifd"], tmp_path / "whole", str(packed))
     calls = []
-    real = scoring.losses_or_reason
+    real = reading.loss_or_reason
 
-    def broken(given: object, free: object) -> dict[str, object]:
+    def broken(one: Scores | Failed) -> dict[str, object]:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 5:
             raise KeyboardInterrupt
-        return real(given, free)
+        return real(one)
 
-    monkeypatch.setattr(scoring, "losses_or_reason", broken)
+    monkeypatch.setattr(reading, "loss_or_reason", broken)
     with pytest.raises(KeyboardInterrupt):
         score(data, ["ifd"], tmp_path / "out", str(packed))
     assert score(data, ["ifd"], tmp_path / "out", str(packed)) == wanted
-    assert len(calls) == 4
+    assert len(calls) == 5 + 2  # of three rows with and without their prompts
     whole = (tmp_path / "whole" / "rows.jsonl").read_bytes()
     assert (tmp_path / "out" / "rows.jsonl").read_bytes() == whole
 
 
 def test_rows_that_are_like_a_target(data: Path, packed: Path, tmp_path: Path) -> None:
     target = tmp_path / "target.jsonl"
-    target.write_text(json.dumps({"prompt": TEXTS[0][0], "completion": TEXTS[0][1]}))
+    target.write_text(json.dumps({"prompt": TEXTS[0][0], "completion": TEXTS[0][1]}) + "\n[]\n")
     score(data, ["target"], tmp_path / "out", str(packed), target)
     found = [row["scores"]["target"] for row in read_rows(tmp_path / "out" / "rows.jsonl")]
     assert found[0] == pytest.approx(1)
     assert max(found[1:]) < 0.9999
+    [rejected] = read_rows(tmp_path / "out" / "target-rejected.jsonl")
+    assert (rejected["line"], rejected["reason"]) == (2, "not an object")
     with pytest.raises(StropError, match="target needs a target: a file of rows"):
         score(data, ["target"], tmp_path / "other", str(packed))
     with pytest.raises(StropError, match="no target is needed for length: leave it out"):
@@ -119,7 +165,11 @@ def test_rows_that_are_like_a_target(data: Path, packed: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_influence_on_a_target(data: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_influence_on_a_target(
+    data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Which type is faster for matrices as small as these changes from moment to moment.
+    monkeypatch.setattr("strop.tuning.ranker.fastest_type", lambda model: "float32")
     target = tmp_path / "target.jsonl"
     target.write_text(json.dumps({"prompt": "Two and two?", "completion": "It is four."}))
     facts = score(data, ["influence", "length"], tmp_path / "out", str(tiny_model), target)
@@ -140,7 +190,6 @@ def test_influence_on_a_target(data: Path, tiny_model: Path, tmp_path: Path) -> 
 def test_rewards_are_what_a_pointwise_ranker_says(
     data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Which type is faster for matrices as small as these changes from moment to moment.
     monkeypatch.setattr("strop.tuning.ranker.fastest_type", lambda model: "float32")
     pairs = preferences(tmp_path / "pairs.jsonl", 30, lambda n: ("+" * 6, "-" * 6))
     training = TrainingConfig(learning_rate=1e-2, batch=8)

@@ -12,11 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strop.data import read_rows
+from strop.data.instructions import read_instructions
 from strop.errors import StropError
-from strop.models import load
-from strop.selection.diversity import target_cosines
+from strop.models import load, pack
+from strop.selection.diversity import distinct, unit_rows
 from strop.selection.embed import embed
-from strop.selection.select import SelectConfig, length_matched, select, spelled
+from strop.selection.select import (
+    SPREADS,
+    SelectConfig,
+    in_order,
+    length_matched,
+    select,
+    spelled,
+)
 
 NOUNS = [
     "stone",
@@ -108,19 +116,49 @@ def test_rows_that_differ(data: Path, tiny_model: Path) -> None:
     model = str(tiny_model)
     with pytest.raises(StropError, match="need a model"):
         SelectConfig(by="k-center")
-    for by in ("k-center", "facility-location"):
-        kept, dropped = chosen(data, by=by, keep=4, model=model)
-        assert len(kept) == 4
-        assert list(dropped.values()).count("beyond the budget") == 7
     texts = [(row["instruction"], row["output"]) for row in rows()]
     vectors = embed(load(model), texts, data.parent / "embeddings")
-    cosines = target_cosines(vectors[:10], vectors[:10])
+    units = unit_rows(vectors[:10])
+    cosines = units @ units.T
     most = float(np.median(cosines))
     kept, dropped = chosen(data, by="ifd", distinct=most, model=model)
     assert kept[0] == 9
     assert any(reason.startswith("is like ") for reason in dropped.values())
     first = [place for place in kept if place < 10]
     assert all(cosines[a, b] <= most for a in first for b in first if a != b)
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("packed") / "tiny"
+    pack(str(tiny_model), "bfp8", place)
+    return str(place)
+
+
+@pytest.mark.parametrize("by", list(SPREADS))
+def test_rules_take_from_the_order_by_which_rows_differ(data: Path, packed: str, by: str) -> None:
+    every = read_instructions(data).rows
+    texts = [(one.prompt, one.completion) for one in every]
+    vectors = embed(load(packed), texts, data.parent / "embeddings")
+    kept, dropped = chosen(data, by=by, keep=4, model=packed)
+    reasons = sorted(dropped.values())
+    assert reasons[:7] == ["beyond the budget"] * 7
+    assert reasons[7].startswith("repeats ")
+    # Those that repeat none, in the order of the seed: the first is where k-center starts.
+    shuffled = [every.index(one) for one in in_order(every, SelectConfig())]
+    left = [place for place in shuffled if not dropped.get(place, "").startswith("repeats ")]
+    order = [left[place] for place in SPREADS[by](vectors[left], len(left))]
+    assert kept == order[:4]
+    assert order[:4] != left[:4]
+    # What quotas and other rules take out is replaced by the next in that order.
+    apart = distinct(vectors, order, 0.9)[0].tolist()
+    assert apart[:5] != order[:5]
+    assert chosen(data, by=by, keep=5, distinct=0.9, model=packed)[0] == apart[:5]
+    full = [{**row, "category": place in order[:3]} for place, row in enumerate(rows())]
+    data.write_text("".join(json.dumps(row) + "\n" for row in full))
+    wanted = [*order[:2], *order[3:6]]
+    assert chosen(data, by=by, keep=5, per_category=3, model=packed)[0] == order[:5]
+    assert chosen(data, by=by, keep=4, per_category=2, model=packed)[0] == wanted[:4]
 
 
 def test_the_report_says_what_changed(data: Path, tmp_path: Path) -> None:
@@ -149,11 +187,24 @@ def test_what_cannot_be_chosen_is_said(data: Path, config: dict[str, Any], said:
         chosen(data, **config)
 
 
-@pytest.mark.parametrize("scores", [[], {"ifd": "1"}, {"ifd": True}, {"ifd": None}])
-def test_scores_that_are_none(data: Path, scores: Any) -> None:
-    data.write_text(json.dumps({**rows()[0], "scores": scores}))
-    with pytest.raises(StropError, match=r"scores is not an object|no number"):
-        select(data, data.parent / "out", SelectConfig(by="ifd"))
+def test_every_row_of_the_file_is_accounted_for(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {**rows()[0], "scores": None}
+    lines = [data.read_text(), json.dumps(rows()[3]), "\n", json.dumps(bad), "\nbroken\n"]
+    data.write_text("".join(lines))
+    facts = select(data, tmp_path / "out", SelectConfig(by="ifd", keep=3))
+    assert (facts["rows"], facts["rejected"], facts["repeated"]) == (12, 2, 1)
+    assert facts["kept"] + sum(facts["dropped"].values()) == 12
+    found = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert [(one["line"], one["reason"]) for one in found] == [
+        (14, "scores is not an object"),
+        (15, "not JSON"),
+    ]
+    assert "2 of 15 rows left out" in capsys.readouterr().err
+    assert "1 left out: exact repeats of other rows" in spelled(facts)
+    said = "do not count: 2 could not be read and 1 repeat others exactly."
+    assert said in (tmp_path / "out" / "report.md").read_text()
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(0, 5), st.data())

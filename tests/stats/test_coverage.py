@@ -78,6 +78,16 @@ def strengths(rng: Random) -> tuple[Interval, float]:
     return bradley_terry(verdicts)["a"], 0.6
 
 
+def strengths_of_many_ties(rng: Random) -> tuple[Interval, float]:
+    true = {"a": 0.1, "b": 0.0, "c": -0.1}
+    verdicts = []
+    for a, b in (("a", "b"), ("b", "c"), ("c", "a")):
+        p = 1 / (1 + np.exp(true[b] - true[a]))
+        some = rng.choice([1.0, 0.5, 0.0], 40, p=[p - 0.4, 0.8, 0.6 - p])  # their mean is p
+        verdicts += [(a, b, float(one)) for one in some]
+    return bradley_terry(verdicts)["a"], 0.1
+
+
 def tied(rng: Random, p: float) -> float:
     """Draw outcomes of 0, 1/2 and 1 whose mean is p."""
     room = min(p, 1 - p)
@@ -96,6 +106,7 @@ def tied(rng: Random, p: float) -> float:
         documents,
         at_equal_length,
         strengths,
+        strengths_of_many_ties,
     ],
 )
 def test_intervals_hold_the_truth(study: Callable[[Random], tuple[Interval, float]]) -> None:

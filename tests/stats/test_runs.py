@@ -10,6 +10,7 @@ import scipy.stats
 
 from strop.errors import StropError
 from strop.stats import run_difference, student, verdict
+from strop.stats.student import student_quantile
 
 Random = np.random.Generator
 
@@ -37,6 +38,18 @@ def test_where_rows_do_not_matter_it_is_the_t_test() -> None:
     interval = expected.confidence_interval(0.95)
     assert p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=2e-3)
+
+
+def test_no_degree_of_freedom_is_lost_to_rounding() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(200):
+        k, m = rng.integers(2, 6, 2)
+        a, b = rng.normal(1.0, 0.1, k), rng.normal(1.1, 0.1, m)
+        flat = np.ones((1, 40))
+        found, _ = run_difference(a[:, None] * flat, b[:, None] * flat)
+        variance = ((k - 1) * a.var(ddof=1) + (m - 1) * b.var(ddof=1)) / (k + m - 2)
+        half = student_quantile(0.975, k + m - 2) * np.sqrt(variance * (1 / k + 1 / m))
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-6)
 
 
 def test_where_runs_are_alike_it_is_the_paired_test_over_rows() -> None:
@@ -82,20 +95,39 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     assert 0.93 < np.mean([not one.excludes(-0.1) for one in found]) < 0.97
 
 
-def test_a_method_that_is_random_in_disguise_is_not_called_better() -> None:
-    """Of 100 studies with its runs and five of random rows, drawn alike, at least 93 say so."""
+@pytest.mark.parametrize(("run", "apart"), [(0.03, 0.0), (0.005, 0.1)])
+def test_intervals_of_ratios_hold_the_truth_as_often_as_they_say(run: float, apart: float) -> None:
+    """Losses are sums over the tokens of a row, of which some have ten times as many as others."""
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(3000):
+        tokens = rng.integers(20, 200, 120).astype(float)
+        ours, theirs = study(rng, 3, 5, 120, run, 0.05, apart, 0.1)
+        held += not run_difference(ours * tokens, theirs * tokens, tokens)[0].excludes(-0.1)
+    assert 0.93 < held / 3000 < 0.97
+
+
+def test_a_method_that_is_random_in_disguise_is_called_neither_better_nor_worse() -> None:
+    """Its runs are drawn as those of random rows: each word has half of 5 in 100 studies.
+
+    Of 2,000 studies that is 50, with a deviation of 7. Of each 100 in turn, at least 93 do not call
+    it better.
+    """
     rng = np.random.default_rng(4)
-    called = 0
+    words = []
     for _ in range(2000):
         ours, random = study(rng, 2, 5, 120, 0.01, 0.05, 0.0, 0.0)
-        called += verdict(run_difference(ours, random)[0], lower_is_better=True) == "better"
-    assert called / 2000 < 0.05
+        words.append(verdict(run_difference(ours, random)[0], lower_is_better=True))
+    assert words.count("better") / 2000 < 0.025 + 0.01
+    assert words.count("worse") / 2000 < 0.025 + 0.01
+    assert min(100 - words[at : at + 100].count("better") for at in range(0, 2000, 100)) >= 93
     # The negative control: an interval over rows of the first run of each calls it far too often.
-    naive = 0
+    naive = []
     for _ in range(500):
         ours, random = study(rng, 2, 5, 120, 0.01, 0.05, 0.0, 0.0)
-        naive += verdict(student(ours[0] - random[0]), lower_is_better=True) == "better"
-    assert naive / 500 > 0.1
+        naive.append(verdict(student(ours[0] - random[0]), lower_is_better=True))
+    assert naive.count("better") / 500 > 0.1
+    assert naive.count("worse") / 500 > 0.1
 
 
 def test_a_method_that_helps_is_called_better() -> None:

@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 
 from strop.errors import StropError
-from strop.stats import length_controlled, wilson
+from strop.stats import length_controlled, net_win_rate
 
 
 def answers(effect: float, by_length: float, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -38,8 +38,10 @@ def test_length_control_takes_out_what_length_explains() -> None:
 
 def test_without_lengths_it_is_the_win_rate() -> None:
     wins = np.array([1.0, 0.0, 1.0, 1.0, 0.5] * 10)
-    assert length_controlled(wins, np.zeros(50)) == wilson(35, 50)
-    assert length_controlled(np.ones(50), np.arange(50)) == wilson(50, 50)
+    assert length_controlled(wins, np.zeros(50)) == net_win_rate(30, 10, 10)
+    assert length_controlled(wins, np.zeros(50), level=0.8) == net_win_rate(30, 10, 10, level=0.8)
+    assert length_controlled(np.ones(50), np.arange(50)) == net_win_rate(50, 0, 0)
+    assert length_controlled(np.full(50, 0.5), np.arange(50)) == net_win_rate(0, 50, 0)
     wins, longer = answers(effect=0.8, by_length=0.0)
     assert length_controlled(wins, longer).estimate == pytest.approx(wins.mean(), abs=0.05)
 
@@ -48,6 +50,11 @@ def test_answers_that_lengths_separate() -> None:
     longer = np.linspace(-1, 1, 40)
     found = length_controlled((longer > 0).astype(float), longer)
     assert 0.2 < found.estimate < 0.8
+
+
+def test_verdicts_that_are_none_cannot_be_counted() -> None:
+    with pytest.raises(StropError, match="1, 1/2 and 0"):
+        length_controlled([1.0, 0.3], [5.0, 5.0])
 
 
 def test_shapes_must_agree() -> None:

@@ -176,6 +176,7 @@ def how_many(
         int, typer.Option(help="How often the examples are halved: 5 is down to 1/32.", min=2)
     ] = 5,
     seeds: Annotated[int, typer.Option(help="Runs of each size.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="The first of them.", min=0)] = 0,
     arms: Annotated[
         str, typer.Option(help="What all sizes have in common: epochs, steps, or both by a comma.")
     ] = "epochs,steps",
@@ -207,6 +208,11 @@ def how_many(
     if difference:
         from strop.stats import needed_verdicts
 
+        if not abs(difference) < (1 - ties) / 2:
+            raise StropError(
+                f"--difference {difference:g} with --ties {ties:g}: with so many ties a win rate "
+                f"is less than {(1 - ties) / 2:g} away from one half"
+            )
         count = needed_verdicts(0.5 + difference / (1 - ties), ties)
         print(
             f"{count:,} prompts show a net win rate of {0.5 + difference:g} in 80 of 100 studies "
@@ -221,6 +227,6 @@ def how_many(
         raise StropError("name the data, a --model and, with -o, a directory to write")
     training = TrainingConfig(learning_rate=learning_rate, epochs=epochs, batch=batch)
     chosen = tuple(name.strip() for name in arms.split(",") if name.strip())
-    config = HowManyConfig(halvings=halvings, seeds=seeds, arms=chosen, training=training)
+    config = HowManyConfig(halvings, seeds, seed, chosen, training=training)
     print(spelled(run(model, data, output, config)))
     say(f"written to {output}; look at {output / 'curves.svg'}")

@@ -8,6 +8,7 @@ messages                              the last is the assistant's
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from strop.data.files import sha256_json
-from strop.data.records import BadRow, Prompt, Records, answer_of, example, read_rows_of
+from strop.data.records import (
+    BadRow,
+    Prompt,
+    Records,
+    answer_of,
+    example,
+    read_rows_of,
+    report_rejected,
+)
 from strop.errors import StropError
 
 #: For each known form the columns of prompt, further input and answer
@@ -41,6 +50,12 @@ class Instruction:
         found = self.row.get("category")
         return None if found is None else str(found)
 
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Return what the column `scores` says."""
+        found: Mapping[str, float] = self.row.get("scores", {})
+        return found
+
 
 def read_instructions(path: Path) -> Records[Instruction]:
     """Read a file of instructions; rows that cannot be used come with their reasons.
@@ -50,8 +65,14 @@ def read_instructions(path: Path) -> Records[Instruction]:
     return read_rows_of(path, instruction)
 
 
+def report_unread(records: Records[Instruction], path: Path) -> None:
+    """Write the rows of a file that cannot be used; say how many of all its rows they are."""
+    report_rejected(records.rejected, len(records.rows) + len(records.rejected), path)
+
+
 def instruction(row: Mapping[str, Any]) -> Instruction:
     """Build an instruction from whichever columns a row has."""
+    check_scores(row)
     if "messages" in row:
         before, completion = answer_of(row["messages"], "messages")
         if not before:
@@ -66,6 +87,17 @@ def instruction(row: Mapping[str, Any]) -> Instruction:
             return Instruction(found.prompt, found.completion, row)
     have = ", ".join(row) or "none"
     raise BadRow(f"no prompt and completion, nor instruction and output: columns are {have}")
+
+
+def check_scores(row: Mapping[str, Any]) -> None:
+    """Raise BadRow unless the scores of a row are finite numbers by their names."""
+    scores = row.get("scores", {})
+    if not isinstance(scores, dict):
+        raise BadRow("scores is not an object")
+    for name, value in scores.items():
+        # Whole numbers of JSON may be larger than any float.
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            raise BadRow(f"the score {name} is no finite number")
 
 
 def joined(row: Mapping[str, Any], prompt: str, more: str) -> str:
@@ -84,6 +116,16 @@ def shown(prompt: Prompt) -> str:
     if len(prompt) == 1:
         return prompt[0]["content"]
     return "\n\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in prompt)
+
+
+def with_scores(one: Instruction, scores: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return the row of an instruction with new scores; those that are None are taken out.
+
+    So none stays that was found in another way by the same name.
+    """
+    every = {**one.scores, **scores}
+    known = {name: value for name, value in every.items() if value is not None}
+    return {**one.row, "scores": known}
 
 
 def unique(rows: Sequence[Instruction], path: Path) -> list[Instruction]:

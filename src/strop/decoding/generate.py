@@ -180,11 +180,10 @@ def generate(
 ) -> Iterator[Delta]:
     """Continue a prompt, one `Delta` for each token; the last one says why it ended and the cost.
 
-    An empty prompt starts from the model's beginning-of-text token. `cache` is a session to go on
+    An empty prompt starts from what `beginning` returns. `cache` is a session to go on
     from: what agrees with the prompt is not computed again. Prompt and output together fill at
     most `model.context_length` tokens. `planner` decides what is guessed; the text is the same
-    without it. Raises StropError for a prompt longer than that, or an
-    empty one for a model without a beginning-of-text token.
+    without it. Raises StropError for a prompt longer than that, and what `beginning` does.
     """
     prompt = checked_prompt(model, prompt_tokens)
     place = (cache or CachedSession(model.session()), planner)
@@ -333,10 +332,17 @@ def checked_prompt(model: Model, tokens: Sequence[int]) -> list[int]:
 
 
 def beginning(model: Model) -> int:
-    """Return the beginning-of-text token. Raises StropError if the model has none."""
+    """Return the token that a text begins after: the beginning-of-text one, or that of an end.
+
+    A model without the first learned texts one after another, with the second between them; so does
+    lm-evaluation-harness take them. Raises StropError if the model has neither.
+    """
     tokenizer = model.tokenizer
-    text = tokenizer.tokens.get("bos_token")
-    token = None if text is None else tokenizer.backend.token_to_id(text)
-    if token is None:
-        raise StropError(f"the prompt is empty and {model.name} has no beginning-of-text token")
-    return int(token)
+    for name in ("bos_token", "eos_token"):
+        text = tokenizer.tokens.get(name)
+        token = None if text is None else tokenizer.backend.token_to_id(text)
+        if token is not None:
+            return int(token)
+    raise StropError(
+        f"the prompt is empty and {model.name} has no token that a text begins or ends with"
+    )

@@ -14,35 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from strop.console import progress, say
 from strop.data import sha256_json, write_json, write_rows
 from strop.data.journal import Journal
 from strop.errors import StropError, StropFailure
+from strop.evaluation.figures import decide, figures, unmeasured
 from strop.evaluation.harness import harness_results
 from strop.evaluation.kinds import Kind, kind_of
 from strop.evaluation.samples import Sample
 from strop.evaluation.sandbox import isolation
 from strop.evaluation.tasks import Row, Task, open_task, task_names, task_rows
-from strop.lm import LanguageModel, LocalModel, RemoteConfig, open_model
+from strop.lm import LanguageModel, LocalModel, RemoteConfig, RemoteModel, open_model
 from strop.stage import Facts, run_stage
-from strop.stats import (
-    Interval,
-    bootstrap,
-    holm,
-    mcnemar,
-    paired_difference,
-    paired_proportions,
-    permutation_test,
-    ratio,
-    verdict,
-    wilson,
-)
+from strop.stats import Interval
 
 RESULTS, SAMPLES, AGAINST = "results.json", "samples", "against"
 HARNESS = "lm_eval.json"
-LEAST = 2  #: rows for an interval
 
 
 def evaluate(
@@ -59,7 +46,9 @@ def evaluate(
 
     With `chat` prompts go into the chat template, without they are continued as they are; if it is
     None, that depends on the kind of task and on whether the model has a template. Every answer is
-    kept as it comes: who is killed goes on where he was. Raises StropError for unknown tasks.
+    kept as it comes: who is killed goes on where he was. A task of which fewer than two rows were
+    answered has no figures. Raises StropError for unknown tasks and for what an endpoint cannot do,
+    and StropFailure if no task has figures.
     """
     prepared = [prepare(name, limit) for name in tasks]
     if not tasks:
@@ -81,22 +70,13 @@ def evaluate(
                 samples = sampled(one, each.for_kind(one.kind), place / folder)
                 write_rows(directory / folder / f"{one.task.name}.jsonl", samples)
                 every.append(samples)
-            facts["tasks"][one.task.name] = {
-                "title": one.task.title,
-                "kind": one.task.kind,
-                "loss": one.kind.loss,
-                "rows": len(one.rows),
-                "left_out": one.left_out,
-                "chat": [each.for_kind(one.kind).chat for each in models],
-                "failed": [counted_failures(samples) for samples in every],
-                "figures": {
-                    name: figures(name, every, one.kind.loss) for name in one.kind.figures(one.task)
-                },
-            }
-            if one.task.kind == "code":
-                facts["tasks"][one.task.name]["isolation"] = isolation()
+            chats = [each.for_kind(one.kind).chat for each in models]
+            facts["tasks"][one.task.name] = measured(one, every, chats)
+        if not any(task["figures"] for task in facts["tasks"].values()):
+            why = [f"{name}: {task['unmeasured']}" for name, task in facts["tasks"].items()]
+            raise StropFailure("; ".join(why))
         if against is not None:
-            correct(facts["tasks"])
+            decide(facts["tasks"])
         write_json(directory / RESULTS, facts)
         write_json(directory / HARNESS, harness_results(facts))
         return facts
@@ -156,17 +136,27 @@ class Opened:
 
     def check(self, tasks: Sequence[Prepared]) -> None:
         """Raise StropError for tasks that the model cannot do."""
-        given = [one.task.name for one in tasks if one.kind.given]
-        if given and not isinstance(self.with_chat, LocalModel):
+        if not isinstance(self.with_chat, RemoteModel):
+            return
+        name = self.with_chat.name
+        if given := [one.task.name for one in tasks if one.kind.given]:
             raise StropError(
-                f"{self.with_chat.name}: endpoints score no given answers, which "
-                f"{', '.join(given)} need: use a local model, or other tasks"
+                f"{name}: endpoints score no given answers, which {', '.join(given)} need: use a "
+                "local model, or other tasks"
             )
+        if plain := [one.task.name for one in tasks if not self.in_chat(one.kind)]:
+            raise StropError(
+                f"{name}: an endpoint continues no plain text, as {', '.join(plain)} would be "
+                "asked: ask in its chat template with --chat, or use a local model"
+            )
+
+    def in_chat(self, kind: Kind) -> bool:
+        """Tell whether a kind of task is asked in the chat template."""
+        return kind.chat if self.wanted is None else self.wanted
 
     def for_kind(self, kind: Kind) -> LanguageModel:
         """Return the model as a kind of task asks it."""
-        chat = kind.chat if self.wanted is None else self.wanted
-        if chat or not isinstance(self.with_chat, LocalModel):
+        if self.in_chat(kind) or not isinstance(self.with_chat, LocalModel):
             return self.with_chat
         return LocalModel(self.with_chat.model, chat=False)
 
@@ -186,64 +176,28 @@ def sampled(one: Prepared, model: LanguageModel, place: Path) -> list[Sample]:
     return [found[number] for number in range(len(one.rows))]
 
 
-def counted_failures(samples: Sequence[Sample]) -> dict[str, int]:
-    """Count why rows have no answer."""
-    return dict(Counter(str(one["failed"]) for one in samples if "failed" in one))
-
-
-def figures(name: str, every: Sequence[Sequence[Sample]], loss: bool) -> dict[str, Any]:
-    """Return a figure of one model, or of two and their difference, on rows that all answered.
-
-    Raises StropFailure if those are too few.
-    """
-    answered = [
-        [one[name] for one in row]
-        for row in zip(*every, strict=True)
-        if not any("failed" in one for one in row)
-    ]
-    if len(answered) < LEAST:
-        raise StropFailure(f"{len(answered)} rows were answered: too few for an interval")
-    ours, *others = (np.array(column) for column in zip(*answered, strict=True))
-    found: dict[str, Any] = {"model": estimate(ours).to_json()}
-    for theirs in others:
-        found |= {"against": estimate(theirs).to_json(), **compared(ours, theirs, loss)}
+def measured(one: Prepared, every: Sequence[Sequence[Sample]], chat: Sequence[bool]) -> Facts:
+    """Return what was found of a task by the samples of each model."""
+    found: Facts = {
+        "title": one.task.title,
+        "kind": one.task.kind,
+        "loss": one.kind.loss,
+        "rows": len(one.rows),
+        "left_out": one.left_out,
+        "chat": list(chat),
+        "failed": [counted_failures(samples) for samples in every],
+        "figures": figures(one.kind.figures(one.task), every),
+    }
+    if not found["figures"]:
+        found["unmeasured"] = unmeasured(len(one.rows), found["failed"])
+    if one.task.kind == "code":
+        found["isolation"] = isolation()
     return found
 
 
-def estimate(values: Any) -> Interval:
-    """Return the mean of a figure, or all sums over all counts: a proportion, if it is 0 or 1."""
-    if values.ndim == 2:
-        return bootstrap(values, ratio)
-    binary = bool(np.isin(values, (0.0, 1.0)).all())
-    return wilson(int(values.sum()), len(values)) if binary else bootstrap(values)
-
-
-def compared(ours: Any, theirs: Any, loss: bool) -> dict[str, Any]:
-    """Return the difference of two models on the same rows, its p-value and what it shows.
-
-    Sums over different counts, as of losses over the tokens of two tokenizers, have none.
-    """
-    if ours.ndim == 2:
-        if (ours[:, 1] != theirs[:, 1]).any():
-            return {}
-        difference = paired_difference(ours, theirs, ratio)
-        p = permutation_test(ours[:, 0], theirs[:, 0])  # over equal counts: as good as the ratios
-    elif np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all():
-        first, second = int((ours > theirs).sum()), int((theirs > ours).sum())
-        difference = paired_proportions(first, second, len(ours))
-        p = mcnemar(ours, theirs)
-    else:
-        difference = paired_difference(ours, theirs)
-        p = permutation_test(ours, theirs)
-    word = verdict(difference, lower_is_better=loss)
-    return {"difference": difference.to_json(), "p": p, "verdict": word}
-
-
-def correct(tasks: Mapping[str, Any]) -> None:
-    """Note for each task's first figure the p-value that holds for all tasks together."""
-    first = [next(iter(task["figures"].values())) for task in tasks.values()]
-    for figure, p in zip(first, holm([one["p"] for one in first]), strict=True):
-        figure["p_holm"] = p
+def counted_failures(samples: Sequence[Sample]) -> dict[str, int]:
+    """Count why rows have no answer."""
+    return dict(Counter(str(one["failed"]) for one in samples if "failed" in one))
 
 
 def spelled(facts: Mapping[str, Any]) -> str:
@@ -255,6 +209,8 @@ def spelled(facts: Mapping[str, Any]) -> str:
         lines.append(f"{name}: {task['title']}; {task['rows']} rows, asked {asked}")
         for failed in task["failed"]:
             lines += [f"  {count} without an answer: {why}" for why, count in failed.items()]
+        if "unmeasured" in task:
+            lines.append(f"  no figures: {task['unmeasured']}")
         if "isolation" in task:
             lines.append(f"  programs ran with {task['isolation']}")
         lines += [
@@ -275,10 +231,10 @@ def line_of(found: Mapping[str, Any], loss: bool) -> str:
     if "difference" not in found:
         return f"{both}: of different tokens, which cannot be compared  n = {ours.n}"
     difference = Interval(**found["difference"]).scaled(scale)
-    p = f"p = {found['p']:.3f}"
-    if "p_holm" in found:
-        p += f", {found['p_holm']:.3f} with all tasks"
-    return f"{both}: {difference:+{form}}{points}, {p}: {found['verdict']}  n = {ours.n}"
+    shown = f"p = {found['p']:.3f}"
+    if "verdict" in found:
+        shown += f", {found['p_holm']:.3f} with all tasks: {found['verdict']}"
+    return f"{both}: {difference:+{form}}{points}, {shown}  n = {ours.n}"
 
 
 def described() -> str:

@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from strop.console import progress
-from strop.decoding import Sampling
+from strop.decoding import CachedSession, Sampling
 from strop.decoding.generate import beginning
 from strop.errors import StropError, StropFailure, failed_import
-from strop.lm import Answer, LocalModel, Scores
-from strop.lm.local import token_logps
+from strop.lm import Answer, LocalModel, Scores, local
 from strop.models import load
 
 #: Our figures by the names that the harness gives to the same; all of them are 0 or 1 for a row
@@ -29,25 +28,34 @@ METRICS = {
     "all followed, loosely": "prompt_level_loose_acc",
     "passed": "pass@1",
 }
+#: What the harness calls the most tokens of an answer; the first that is set counts
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+MOST_TOKENS = 256  #: of an answer, if nothing is set
 
 
 def harness_results(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an evaluation found in the layout of the harness's results."""
+    """Return what an evaluation found in the layout of the harness's results.
+
+    Tasks without figures are not in it.
+    """
     results: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
     for name, task in facts["tasks"].items():
+        if not task["figures"]:
+            continue
         found: dict[str, Any] = {"alias": name}
-        for figure in METRICS.keys() & task["figures"].keys():
-            one = task["figures"][figure]
-            mean, n = one["model"]["estimate"], one["model"]["n"]
-            found[f"{METRICS[figure]},none"] = mean
-            found[f"{METRICS[figure]}_stderr,none"] = math.sqrt(mean * (1 - mean) / (n - 1))
+        for figure, metric in METRICS.items():
+            if figure in task["figures"]:
+                one = task["figures"][figure]["model"]
+                mean = one["estimate"]
+                found[f"{metric},none"] = mean
+                found[f"{metric}_stderr,none"] = math.sqrt(mean * (1 - mean) / (one["n"] - 1))
         results[name] = found
+        answered = next(iter(task["figures"].values()))["model"]["n"]
+        samples[name] = {"original": task["rows"], "effective": answered}
     return {
         "results": results,
-        "n-samples": {
-            name: {"original": task["rows"], "effective": task["rows"]}
-            for name, task in facts["tasks"].items()
-        },
+        "n-samples": samples,
         "config": {"model": "strop", "model_args": {"pretrained": facts["model"]}},
     }
 
@@ -106,20 +114,28 @@ def scored(model: LocalModel, pairs: Sequence[tuple[str, str]]) -> list[Scores]:
 
 
 def rolling(model: LocalModel, text: str) -> float:
-    """Return the log-probability of a text, in windows that fill the context."""
+    """Return the log-probability of a text, in windows that fill the context.
+
+    The last one begins so early that it fills it too, and counts what the others did not, as in the
+    harness's own models.
+    """
     loaded = model.model
     ids = [beginning(loaded), *loaded.tokenizer.encode(text, special=False)]
     room, total = loaded.context_length, 0.0
-    for start in range(0, len(ids) - 1, room):
-        window = ids[start : start + room + 1]
-        logits = loaded.session().forward(window[:-1])
-        total += float(token_logps(logits, window[1:]).sum())
+    for start in range(1, len(ids), room):
+        end = min(start + room, len(ids))
+        before = ids[max(0, end - room - 1) : start]
+        cache = CachedSession(loaded.session())
+        total += local.scored(cache, before, ids[start:end]).total
     return total
 
 
 def generated(model: LocalModel, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Write answers as the harness asks: greedy, or by a temperature."""
-    samplings = [sampling_of(settings) for _, settings in requests]
+    """Write answers as the harness asks: greedy, or by a temperature.
+
+    A request that is repeated gets a seed of its own each time.
+    """
+    samplings = [sampling_of(settings, number) for number, (_, settings) in enumerate(requests)]
     found: dict[int, str] = {}
     with progress("writing", len(requests), "answers") as advance:
         for number, one in model.generate([prompt for prompt, _ in requests], samplings):
@@ -130,20 +146,27 @@ def generated(model: LocalModel, requests: Sequence[tuple[str, Mapping[str, Any]
     return [found[number] for number in range(len(requests))]
 
 
-def sampling_of(settings: Mapping[str, Any]) -> Sampling:
-    """Return our sampling for the harness's settings. Raises StropError for ones we have not."""
-    known = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
+def sampling_of(settings: Mapping[str, Any], seed: int) -> Sampling:
+    """Return our sampling for the harness's settings, by the rules of its `normalize_gen_kwargs`.
+
+    A temperature above 0 draws unless do_sample is false; of several lengths the first of `LENGTHS`
+    counts. Raises StropError for settings that we have not.
+    """
+    known = {"until", "do_sample", "temperature", "top_p", "top_k", *LENGTHS}
     if unknown := set(settings) - known:
         raise StropError(f"the harness asks for {', '.join(sorted(unknown))}, which we have not")
-    until = settings.get("until", [])
+    until = settings.get("until") or ()
+    lengths = [settings[name] for name in LENGTHS if settings.get(name) is not None]
+    draws = settings.get("do_sample") is not False
     return Sampling(
-        temperature=float(settings.get("temperature", 0.0)) if settings.get("do_sample") else 0.0,
+        temperature=float(settings.get("temperature", 0.0)) if draws else 0.0,
         top_p=float(settings.get("top_p", 1.0)),
         top_k=int(settings.get("top_k", 0)),
         min_p=0.0,
         repetition_penalty=1.0,
         stop=(until,) if isinstance(until, str) else tuple(one for one in until if one),
-        max_tokens=int(settings.get("max_gen_toks", 256)),
+        max_tokens=int(lengths[0]) if lengths else MOST_TOKENS,
+        seed=seed,
     )
 
 

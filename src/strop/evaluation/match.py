@@ -9,14 +9,19 @@ from strop.evaluation.samples import Sample, Samples, written
 from strop.evaluation.tasks import Row, Task
 from strop.lm import LanguageModel
 
+MARK = re.compile(r"[^\w\s]|_")  #: what is neither letter, digit nor space
+ARTICLES = ("a", "an", "the")
+
 
 def plain(text: str) -> str:
-    """Return what is compared: without case, articles, marks and extra space.
+    """Return what is compared: without case, marks, articles and extra space.
 
-    (Rajpurkar et al. 2016, arXiv 1606.05250, section 6.)
+    Marks are deleted, so that "U.S." is "US". What consists of marks or articles alone keeps them:
+    else all such answers would be equal. (Rajpurkar et al. 2016, arXiv 1606.05250, section 6.)
     """
-    words = re.findall(r"\w+", text.casefold())
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    folded = text.casefold()
+    words = MARK.sub("", folded).split() or folded.split()
+    return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
 def extracted(task: Task, text: str) -> str | None:

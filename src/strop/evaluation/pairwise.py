@@ -18,9 +18,11 @@ from strop.data import Prompt, sha256_json
 from strop.data.journal import Journal
 from strop.decoding import Sampling
 from strop.errors import StropError, StropFailure
+from strop.evaluation.figures import SURE
 from strop.lm import Answer, Failed, LanguageModel
 from strop.stats import (
     Interval,
+    Verdict,
     against_half,
     holm,
     length_controlled,
@@ -172,29 +174,43 @@ def judgement(
         said = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         raise StropFailure(f"{len(asked)} pairs were judged: {said or 'all answers are equal'}")
     conflicts = wilson(sum(letters in CONFLICTS for letters in asked), len(asked))
-    places = [letter for letters in asked for letter in letters if letter != "C"]
     reliable = conflicts.estimate <= most_conflicts
     sets: dict[str, list[tuple[Pair, float]]] = {}
     for one, row in judged:
         sets.setdefault(one.test_set, []).append((one, row["outcome"]))
-    found = {name: counted(outcomes, reliable) for name, outcomes in sets.items()}
-    for own, p in zip(found.values(), holm([own["p"] for own in found.values()]), strict=True):
-        own["p_holm"] = p
-    every = [(one, row["outcome"]) for one, row in judged]
+    found = {name: counted(outcomes) for name, outcomes in sets.items()}
+    together = counted([(one, row["outcome"]) for one, row in judged])
+    corrected = holm([own["p"] for own in found.values()])
+    for own, p in zip(found.values(), corrected, strict=True):
+        own |= {"p_holm": p, "verdict": word(own, p) if reliable else "withheld"}
+    together["verdict"] = word(together, together["p"]) if reliable else "withheld"
     return {
         "judged": len(judged),
         "not_judged": dict(reasons),
         "conflicts": conflicts.to_json(),
         "most_conflicts": most_conflicts,
         "reliable": reliable,
-        "first_place": wilson(places.count("A"), len(places)).to_json() if places else None,
+        "first_place": first_place(asked),
         "sets": found,
-        "together": counted(every, reliable),
+        "together": together,
     }
 
 
-def counted(outcomes: Sequence[tuple[Pair, float]], reliable: bool) -> dict[str, Any]:
-    """Return wins, ties and losses with what they show; an unreliable judge shows nothing."""
+def first_place(asked: Sequence[tuple[str, ...]]) -> dict[str, Any] | None:
+    """Return how often replies prefer the first place, of those to a pair that prefer one.
+
+    The two replies to a pair belong together: it counts as 1, 1/2 or 0, as a verdict does. None
+    where no reply prefers a place.
+    """
+    decided = [[letter for letter in letters if letter != "C"] for letters in asked]
+    shares = [letters.count("A") / len(letters) for letters in decided if letters]
+    if not shares:
+        return None
+    return net_win_rate(*(shares.count(share) for share in (1.0, 0.5, 0.0))).to_json()
+
+
+def counted(outcomes: Sequence[tuple[Pair, float]]) -> dict[str, Any]:
+    """Return wins, ties and losses, with their rate and the p-value of it."""
     values = [outcome for _, outcome in outcomes]
     wins, ties, losses = (values.count(value) for value in (1.0, 0.5, 0.0))
     rate = net_win_rate(wins, ties, losses)
@@ -207,8 +223,12 @@ def counted(outcomes: Sequence[tuple[Pair, float]], reliable: bool) -> dict[str,
         "net_win_rate": rate.to_json(),
         "length_controlled": controlled.to_json(),
         "p": sign_test(wins, losses),
-        "verdict": against_half(rate) if reliable else "withheld",
     }
+
+
+def word(found: Mapping[str, Any], p: float) -> Verdict:
+    """Say what a net win rate shows: that needs an interval without 50%, and p below 5%."""
+    return against_half(Interval(**found["net_win_rate"])) if p < SURE else "cannot tell"
 
 
 def spelled(facts: Mapping[str, Any]) -> str:
@@ -217,7 +237,7 @@ def spelled(facts: Mapping[str, Any]) -> str:
     lines = [f"conflicts between both orders: {conflicts:.0f}% of {conflicts.n} pairs"]
     if facts["first_place"]:
         first = Interval(**facts["first_place"]).scaled(100)
-        lines[0] += f"; the first place was preferred in {first:.0f}% of decided replies"
+        lines[0] += f"; decided replies preferred the first place in {first:.0f}% (n = {first.n})"
     lines += [f"not judged: {count} {reason}" for reason, count in facts["not_judged"].items()]
     if not facts["reliable"]:
         lines.append(

@@ -31,7 +31,8 @@ from strop.models.download import Wheel, fetch_wheel
 Row = Mapping[str, Any]  #: of a task's data
 
 LETTER = re.compile(r"^\s*[A-J][.)]\s*")
-NUMBER = r"[-−]?\d[\d,]*(?:\.\d+)?"
+#: A hyphen is a sign unless something ends before it, as in "3-8"; a point begins ".5", not "3.5"
+NUMBER = r"(?:(?<![\w)\]}%°−–—-])[-−])?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)"
 EXTRACTS = {"number": NUMBER, "all": r"(?s).+"}  #: names of patterns
 
 

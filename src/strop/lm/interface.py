@@ -18,7 +18,8 @@ class Answer:
     finish_reason: str  #: "end", "stop", "length" or "context"; of an endpoint what it calls it
     prompt_tokens: int  #: of the prompt
     tokens: int  #: of the answer
-    #: log-probabilities of the options as the first token; None where an endpoint does not say
+    #: log-probabilities of the options as the first token; None of one that is several tokens, and
+    #: where an endpoint does not say
     options: tuple[float | None, ...] = ()
 
 
@@ -66,7 +67,8 @@ class LanguageModel(Protocol):
     ) -> Iterator[tuple[int, Answer | Failed]]:
         """Answer prompts, each by its own sampling.
 
-        Of the options, each one token, an answer has the log-probabilities as its first token.
+        Of the options, best of one token each, an answer has the log-probabilities as its first
+        token.
         """
 
     def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:

@@ -11,12 +11,10 @@ from strop.data import Prompt
 from strop.decoding import CachedSession, Sampling, complete_many, encode_prompt, prompt_text
 from strop.decoding.cache import PREFILL_CHUNK, common_prefix
 from strop.decoding.generate import beginning
-from strop.errors import StropError, StropFailure
+from strop.errors import StropFailure
 from strop.lm.interface import Answer, Failed, Scores
 from strop.models.identity import model_identity
 from strop.models.interface import Logits, Model
-
-LOT = 64  #: prompts that are given to the engine together, and so could be lost together
 
 
 class LocalModel:
@@ -43,20 +41,20 @@ class LocalModel:
         """Answer prompts, several at a time; see `LanguageModel`."""
         tokenizer, room = self.model.tokenizer, self.model.context_length
         tokens = [single_token(self.model, option) for option in options]
+        known = [token for token in tokens if token is not None]
         encoded = [encode_prompt(tokenizer, one, raw=not self.chat) for one in prompts]
         fitting = [number for number, ids in enumerate(encoded) if len(ids) < room]
         yield from (
-            (number, too_long(len(ids), room))
-            for number, ids in enumerate(encoded)
-            if len(ids) >= room
+            (number, too_long(room)) for number, ids in enumerate(encoded) if len(ids) >= room
         )
         for place, one in complete_many(
             self.model,
             [encoded[number] for number in fitting],
             [sampling[number] for number in fitting],
-            options=tokens,
+            options=known,
         ):
             number = fitting[place]
+            logps = dict(zip(known, one.options, strict=True))
             yield (
                 number,
                 Answer(
@@ -64,7 +62,7 @@ class LocalModel:
                     finish_reason=one.finish_reason,
                     prompt_tokens=len(encoded[number]),
                     tokens=len(one.tokens),
-                    options=one.options,
+                    options=tuple(None if token is None else logps[token] for token in tokens),
                 ),
             )
 
@@ -79,22 +77,20 @@ class LocalModel:
             if not answer:
                 yield number, Failed("the answer has no tokens")
             elif len(prompt) + len(answer) > room:
-                yield number, too_long(len(prompt) + len(answer), room)
+                yield number, too_long(room)
             else:
                 yield number, scored(cache, prompt, answer)
 
 
-def too_long(tokens: int, room: int) -> Failed:
+def too_long(room: int) -> Failed:
     """Say that a prompt does not fit."""
     return Failed(f"longer than the context of {room} tokens")
 
 
-def single_token(model: Model, option: str) -> int:
-    """Return the token that an option is. Raises StropError for none, and for several."""
+def single_token(model: Model, option: str) -> int | None:
+    """Return the token that an option is, None if it is several."""
     ids = model.tokenizer.encode(option, special=False)
-    if len(ids) != 1:
-        raise StropError(f"'{option}' is {len(ids)} tokens of {model.name}: one is needed")
-    return ids[0]
+    return ids[0] if len(ids) == 1 else None
 
 
 def encode_pair(
@@ -105,7 +101,7 @@ def encode_pair(
     After a chat template the answer stands alone, as in training. Plain text is encoded whole, and
     spaces at the end of the prompt belong to the answer, as most tokenizers put a space before a
     word (the rule of lm-evaluation-harness, so that scores are comparable); a prompt without tokens
-    becomes the model's beginning of text.
+    becomes the token that a text begins after.
     """
     tokenizer = model.tokenizer
     text, plain = prompt_text(tokenizer, prompt, raw)

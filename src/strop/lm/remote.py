@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -70,6 +70,10 @@ class Unreached(Failed):
     """A failure that may be the endpoint's, not the prompt's."""
 
 
+class Refused(Failed):
+    """A failure of what was asked for; something else may be answered."""
+
+
 @dataclass
 class Gate:
     """Lets through so many a minute."""
@@ -109,6 +113,8 @@ class RemoteModel:
             raise StropError(f"{reference}: an endpoint for chat continues no plain text")
         self.name, self.config = reference, config
         self.chat: bool = True
+        self.tells = True  #: log-probabilities, as far as it is known
+        self.lock = threading.Lock()
         self.usage = Usage()
         self.gate = Gate(config.per_minute)
 
@@ -190,15 +196,38 @@ class RemoteModel:
             say(self.used)
 
     def ask(self, prompt: Prompt, sampling: Sampling, options: Sequence[str]) -> Answer | Failed:
-        """Ask for one answer."""
+        """Ask for one answer, without log-probabilities if those are what is refused."""
+        if not (options and self.tells):
+            return self.request(prompt, sampling, options, {})
+        logprobs = {"logprobs": True, "top_logprobs": MOST_OPTIONS}
+        found = self.request(prompt, sampling, options, logprobs)
+        if not isinstance(found, Refused):
+            return found
+        plain = self.request(prompt, sampling, options, {})
+        if isinstance(plain, Answer):
+            self.note_silence(found.reason)
+        return plain
+
+    def note_silence(self, reason: str) -> None:
+        """Remember that it tells no log-probabilities, and say so once."""
+        with self.lock:
+            if self.tells:
+                say(f"{self.name}: refuses log-probabilities, goes on without them: {reason}")
+            self.tells = False
+
+    def request(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        options: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> Answer | Failed:
+        """Send one request."""
         import openai
 
         messages: Any = prompt
         if isinstance(prompt, str):
             messages = [{"role": "user", "content": prompt}]
-        settings: dict[str, Any] = {}
-        if options:
-            settings = {"logprobs": True, "top_logprobs": MOST_OPTIONS}
         self.gate.enter()
         try:
             reply = self.client.chat.completions.create(
@@ -214,7 +243,7 @@ class RemoteModel:
         except tuple(getattr(openai, name) for name in NEVER) as error:
             raise StropError(f"{self.name}: {spelled(error)}") from error
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return Failed(spelled(error))  # of this prompt
+            return Refused(spelled(error))
         except openai.APIError as error:
             return Unreached(spelled(error))
         except ValueError:

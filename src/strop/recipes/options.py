@@ -120,7 +120,7 @@ def convert(item: Located, hint: Any) -> Any:
         return tuple(convert(one, get_args(hint)[0]) for one in item.expect(list))
     if get_origin(hint) is dict:
         return {key: convert(one, get_args(hint)[1]) for key, one in item.expect(dict).items()}
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         what = WORKING.get(hint, hint.__name__.lower())
         return build(hint, item.expect(dict), item, what)
     value = convert_scalar(item, getattr(hint, "__supertype__", hint))

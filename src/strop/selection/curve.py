@@ -59,19 +59,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The held-out loss by the number of training examples: floor + scale * size^-exponent."""
-
-    floor: float  #: what the loss falls to; it may lie below zero, far from what was measured
-    scale: float  #: how much falls; 0: nothing does, and the exponent means nothing
-    exponent: float  #: how fast it falls
-
-    def loss(self, size: float) -> float:
-        """Return the loss after training on so many examples."""
-        return self.floor + self.scale * math.pow(size, -self.exponent)
-
-
-@dataclass(frozen=True)
 class Enough:
     """How many examples are enough; what cannot be known is None."""
 
@@ -81,23 +68,6 @@ class Enough:
     gain: Interval | None = None  #: by which the largest size made the loss lower
     slope: Interval | None = None  #: by which the loss falls per doubling, at the largest size
     more_seeds: int | None = None  #: that are expected to tell; None where seeds would not
-
-
-def fit(runs: Iterable[Run]) -> Curve:
-    """Fit a curve to runs, by least squares.
-
-    The scale is not negative and the exponent lies within `EXPONENTS`. The floor is free: to hold
-    it above zero would bend the curve where it was measured for the sake of where it was not.
-    Raises StropError for fewer than three sizes.
-    """
-    rows = sorted(runs, key=lambda run: (run.size, run.seed, run.loss))
-    if len({run.size for run in rows}) < LEAST_SIZES:
-        raise StropError(f"a curve needs runs of at least {LEAST_SIZES} sizes: add some")
-    largest = rows[-1].size
-    shares = np.array([run.size / largest for run in rows])
-    fits = fitted(shares, np.array([[run.loss for run in rows]]))
-    floor, scale, exponent = (float(found[0]) for found in fits)
-    return Curve(floor, scale * largest**exponent, exponent)
 
 
 def enough(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from strop.errors import StropError, unknown_name
+from strop.errors import StropError
 
 Rows = NDArray[np.float64]  #: (n, d)
 Indices = NDArray[np.intp]  #: of rows, in the order in which they were chosen
@@ -124,37 +124,19 @@ def distinct(
     return places[kept], like
 
 
-def near_targets(embeddings: ArrayLike, targets: ArrayLike, by: str = "mean") -> Rows:
-    """Return how near each row is to the targets (m, d): the mean or the max of its cosines, (n,).
+def near_targets(embeddings: ArrayLike, targets: ArrayLike) -> Rows:
+    """Return how near each row is to the targets (m, d): the largest of its cosines, (n,).
 
     Raises StropError for rows of other dimensions, and for rows that are zero or not finite.
     """
-    if by not in ("mean", "max"):
-        raise unknown_name("summary of cosines", by, ("mean", "max"))
-    rows, aims = row_pair(embeddings, targets)
-    blocks = (cosines(rows[start : start + BLOCK], aims) for start in range(0, len(rows), BLOCK))
-    return np.concatenate(
-        [found.max(axis=1) if by == "max" else found.mean(axis=1) for found in blocks]
-    )
-
-
-def target_cosines(embeddings: ArrayLike, targets: ArrayLike) -> Rows:
-    """Return the cosine of each row to each target, (n, m).
-
-    Raises StropError as `near_targets` does.
-    """
-    return cosines(*row_pair(embeddings, targets))
-
-
-def row_pair(embeddings: ArrayLike, targets: ArrayLike) -> tuple[Rows, Rows]:
-    """Return the unit rows of embeddings and of targets."""
     rows, aims = unit_rows(embeddings), unit_rows(targets, "targets")
     if rows.shape[1] != aims.shape[1]:
         raise StropError(
             f"embeddings have {rows.shape[1]} dimensions and targets {aims.shape[1]}: "
             "embed both with one model"
         )
-    return rows, aims
+    blocks = (cosines(rows[start : start + BLOCK], aims) for start in range(0, len(rows), BLOCK))
+    return np.concatenate([found.max(axis=1) for found in blocks])
 
 
 def unit_rows(embeddings: ArrayLike, what: str = "embeddings") -> Rows:

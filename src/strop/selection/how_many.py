@@ -1,6 +1,7 @@
 """How many examples are enough: trains on nested subsets, and says where the loss stops falling.
 
 OUTPUT/runs.jsonl      size, seed, arm, steps and held-out loss of every run
+OUTPUT/rejected.jsonl  rows that could not be read
 OUTPUT/curves.svg      the losses by size
 OUTPUT/manifest.json   the answer, for each arm
 
@@ -19,14 +20,8 @@ from typing import Any
 import numpy as np
 
 from strop.console import say
-from strop.data import (
-    report_rejected,
-    sha256_file,
-    sha256_json,
-    write_rows,
-    write_text,
-)
-from strop.data.instructions import read_instructions, unique
+from strop.data import sha256_file, sha256_json, write_rows, write_text
+from strop.data.instructions import read_instructions, report_unread, unique
 from strop.errors import StropError, unknown_name
 from strop.models.identity import model_identity
 from strop.selection.curve import LEAST_SIZES, Enough, Run, enough
@@ -48,8 +43,11 @@ class HowManyConfig:
 
     halvings: int = 5  #: sizes: all of the examples, a half, a quarter, ...
     seeds: int = 3  #: runs of each size, each on subsets of its own
+    seed: int = 0  #: the first of them
     arms: tuple[str, ...] = ARMS  #: equal epochs, equal steps, or both
+    #: how the network is held
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    #: how it is trained with all of the examples; the seed is that of the run
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=SFT_RATE))
 
     def __post_init__(self) -> None:
@@ -102,7 +100,7 @@ def how_many(
             subset = in_order(training, job.seed)[: job.size]
             after = measured(source, config, tested, job, subset, place)
             rows.append({**asdict(job), "loss": after})
-        report_rejected(records.rejected, len(records.rows), directory / REJECTED)
+        report_unread(records, directory / REJECTED)
         write_rows(directory / RUNS, rows)
         write_text(directory / CURVES, standalone(drawn(rows, config.arms)))
         answers = {arm: answer_of(rows, arm, before) for arm in config.arms}
@@ -129,7 +127,7 @@ def planned(count: int, config: HowManyConfig) -> list[Job]:
         Job(size, seed, arm, epochs if arm == "epochs" else epochs * count / size)
         for size in sizes
         for arm in config.arms
-        for seed in range(config.seeds)
+        for seed in range(config.seed, config.seed + config.seeds)
         if arm == config.arms[0] or size < count  # all of them are the same run in both arms
     ]
 

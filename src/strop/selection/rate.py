@@ -16,8 +16,14 @@ from typing import Any
 import numpy as np
 
 from strop.console import progress, say
-from strop.data import report_rejected, sha256_file, sha256_json, write_rows
-from strop.data.instructions import Instruction, read_instructions, unique
+from strop.data import sha256_file, sha256_json, write_rows
+from strop.data.instructions import (
+    Instruction,
+    read_instructions,
+    report_unread,
+    unique,
+    with_scores,
+)
 from strop.data.journal import Journal
 from strop.decoding import Sampling
 from strop.errors import StropFailure
@@ -48,7 +54,8 @@ def rate(
     """
     path, asked = rows_path(data), open_rubric(rubric)
     records = read_instructions(path)
-    rows = unique(records.rows, path)[: limit or None]
+    different = unique(records.rows, path)
+    rows = different[: limit or None]
     model = open_model(rater, remote=remote)
     inputs = {"data": sha256_file(path), "rater": model.identity}
     settings = {"rubric": [asked.name, asked.hash], "limit": limit, "sampling": asdict(SAMPLING)}
@@ -56,10 +63,15 @@ def rate(
     def make(directory: Path, place: Path) -> Facts:
         with Journal(place / RATINGS) as journal:
             ratings = rated(rows, model, asked, journal)
-        report_rejected(records.rejected, len(rows) + len(records.rejected), directory / REJECTED)
+        report_unread(records, directory / REJECTED)
         write_rows(directory / RATINGS, (ratings[one.key] for one in rows))
         write_rows(directory / ROWS, (scored_row(one, ratings[one.key], asked) for one in rows))
-        return facts_of([ratings[one.key] for one in rows], len(records.rejected), asked, model)
+        return {
+            "rows": len(rows),
+            "rejected": len(records.rejected),
+            "repeated": len(records.rows) - len(different),
+            **facts_of([ratings[one.key] for one in rows], asked, model),
+        }
 
     return run_stage("rate", output, settings, inputs, make, work)
 
@@ -110,13 +122,10 @@ def rating(one: Instruction, answer: Answer | Failed, rubric: Rubric) -> dict[st
 def scored_row(one: Instruction, rating: Mapping[str, Any], rubric: Rubric) -> dict[str, Any]:
     """Return a row with its scores: the grade in the reply, and the expected one."""
     scores = {rubric.name: rating.get("score"), f"{rubric.name}-expected": rating.get("expected")}
-    known = {name: value for name, value in scores.items() if value is not None}
-    return {**one.row, "scores": {**one.row.get("scores", {}), **known}}
+    return with_scores(one, scores)
 
 
-def facts_of(
-    ratings: Sequence[Mapping[str, Any]], rejected: int, rubric: Rubric, model: LanguageModel
-) -> Facts:
+def facts_of(ratings: Sequence[Mapping[str, Any]], rubric: Rubric, model: LanguageModel) -> Facts:
     """Count grades and failures. Raises StropFailure if there is neither grade nor expectation."""
     reasons = Counter(one["status"] for one in ratings)
     expected = [one["expected"] for one in ratings if one.get("expected") is not None]
@@ -130,8 +139,6 @@ def facts_of(
         if one["status"] == "rated" and one["expected"] is not None
     ]
     return {
-        "rows": len(ratings),
-        "rejected": rejected,
         "rubric": rubric.name,
         "rated": reasons["rated"],
         "unrated": {name: count for name, count in reasons.items() if name != "rated"},
@@ -151,6 +158,8 @@ def spelled(facts: Mapping[str, Any]) -> str:
     if facts["unrated"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts["unrated"].items())
         lines[0] += f"; unrated: {reasons}"
+    if facts["repeated"]:
+        lines.append(f"left out: {facts['repeated']} exact repeats of other rows")
     if facts["grades"]:
         most = max(facts["grades"].values())
         lines += [

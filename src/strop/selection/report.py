@@ -24,10 +24,13 @@ def report(
     facts: Mapping[str, Any],
 ) -> str:
     """Write what was chosen beside what there was."""
+    others = {"could not be read": facts["rejected"], "repeat others exactly": facts["repeated"]}
+    left_out = " and ".join(f"{count:,} {what}" for what, count in others.items() if count)
     reasons = [[reason, f"{count:,}"] for reason, count in facts["dropped"].items()]
     parts = [
         "# Selection",
         f"{len(kept):,} of {len(rows):,} rows are kept, ranked by {by}.",
+        *([f"Rows of the file that do not count: {left_out}."] if left_out else []),
         table(["dropped because", "rows"], reasons) if reasons else "Nothing was dropped.",
         "## Lengths and scores",
         table(["", "", "10%", "median", "90%", "mean"], distributions(rows, kept)),
@@ -50,7 +53,7 @@ def distributions(rows: Sequence[Instruction], kept: Sequence[Instruction]) -> l
         "words of the prompt": prompt_words,
         "words of the answer": words,
     }
-    columns |= {name: score_of(name) for one in rows for name in one.row.get("scores", {})}
+    columns |= {name: score_of(name) for one in rows for name in one.scores}
     found = []
     for name, value in columns.items():
         for which, some in (("all", rows), ("kept", kept)):
@@ -63,7 +66,7 @@ def distributions(rows: Sequence[Instruction], kept: Sequence[Instruction]) -> l
 
 def score_of(name: str) -> Callable[[Instruction], float | None]:
     """Return the function that gives a score of a row, None if it has none."""
-    return lambda one: one.row.get("scores", {}).get(name)
+    return lambda one: one.scores.get(name)
 
 
 def categories(rows: Sequence[Instruction], kept: Sequence[Instruction]) -> list[list[str]]:
@@ -83,7 +86,7 @@ def categories(rows: Sequence[Instruction], kept: Sequence[Instruction]) -> list
 
 def quoted(one: Instruction) -> str:
     """Show the beginning of a row."""
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in one.row.get("scores", {}).items())
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in one.scores.items())
     texts = [" ".join(text.split()) for text in (shown(one.prompt), one.completion)]
     short = [text if len(text) <= LETTERS else text[: LETTERS - 1] + "…" for text in texts]
     lines = [f"> {short[0]}", ">", f"> **→** {short[1]}", *([">", f"> {scores}"] if scores else [])]

@@ -17,9 +17,10 @@ from strop.errors import StropError
 PARTS = re.compile(r"\{\{\s*(prompt|completion)\s*\}\}")  #: of a row, where a template shows them
 #: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
 NUMBER = re.compile(
-    r"(?<![\d.,])(?P<sign>[-−+]?)(?P<value>\d+(?:[.,]\d+)?)(?![\d%]|[.,]\d)"
+    r"(?<![\d.,])(?P<sign>[-−+]?)(?P<value>\d+(?:[.,]\d+)*)(?![\d%]|[.,]\d)"
     r"(?:\s*(?:/|out of)\s*(?P<of>\d+))?"
 )
+COMMA = re.compile(r"^(\d+),(\d{1,2})$")  #: a fraction; three digits are a thousand, "1,000"
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ def parse_grade(reply: str, lowest: int, highest: int) -> tuple[float | None, st
     found = list(NUMBER.finditer(line))
     if not found:
         return None, "no number" if line else "empty reply"
-    values = {(one["sign"], one["value"].replace(",", "."), one["of"]) for one in found}
+    values = {(one["sign"], COMMA.sub(r"\1.\2", one["value"]), one["of"]) for one in found}
     if len(values) > 1:
         return None, "several numbers"
     [(sign, value, of)] = values
+    if "," in value or value.count(".") > 1:
+        return None, "no number"
     if of is not None and int(of) != highest:
         return None, "another scale"
     grade = float(value)

@@ -1,7 +1,8 @@
 """Scores of examples that need no rater: lengths, losses, what is like a target, rewards.
 
-OUTPUT/rows.jsonl       the rows with their scores; a row that could not be scored has none
-OUTPUT/rejected.jsonl   rows that could not be read
+OUTPUT/rows.jsonl              the rows with their scores; a row that could not be scored has none
+OUTPUT/rejected.jsonl          rows that could not be read
+OUTPUT/target-rejected.jsonl   rows of the target that could not be read
 """
 
 from __future__ import annotations
@@ -13,24 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strop.console import progress
-from strop.data import read_json, report_rejected, sha256_file, write_rows
-from strop.data.instructions import Instruction, read_instructions, shown, unique
-from strop.data.journal import Journal
+from strop.data import read_json, sha256_file, write_rows
+from strop.data.instructions import (
+    Instruction,
+    read_instructions,
+    report_unread,
+    shown,
+    unique,
+    with_scores,
+)
 from strop.errors import StropError, unknown_name
-from strop.lm import Failed, LocalModel, Scores
+from strop.lm import LocalModel
 from strop.models import load
 from strop.models.identity import model_identity
 from strop.selection.diversity import near_targets
 from strop.selection.embed import embed
+from strop.selection.losses import mean_losses
 from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 from strop.tuning.origins import RANKER, ranker_hash
 
-JOURNAL = "losses.jsonl"
-LOT = 32  #: rows whose losses are computed together, and could be lost together
+LOSSES, LOSSES_ALONE = "losses.jsonl", "losses-alone.jsonl"  #: journals
+TARGET_REJECTED = f"target-{REJECTED}"
 
 Rows = Sequence[Instruction]
-Reading = tuple[float, ...] | str  #: what scores of a row are computed from, or why there is none
+Reading = float | str  #: what scores of a row are computed from, or why there is none
 Readings = Mapping[str, Reading]  #: by the key of the row
 Reader = Callable[..., Readings]  #: takes the rows, a place to work in, and what it needs by name
 
@@ -57,19 +64,28 @@ def score(
     check_needs(wanted, given)
     path = rows_path(data)
     records = read_instructions(path)
-    rows = unique(records.rows, path)[: limit or None]
+    different = unique(records.rows, path)
+    rows = different[: limit or None]
     inputs = {name: NEEDS[name].identity(one) for name, one in given.items() if one is not None}
     settings = {"scores": sorted(wanted), "limit": limit}
 
     def make(directory: Path, place: Path) -> Facts:
-        readers = {one.read: {need: given[need] for need in one.needs} for one in wanted.values()}
+        opened: dict[str, object] = dict(given)
+        if target is not None:
+            opened["target"] = target_rows(rows_path(target), directory)
+        readers = {
+            read: {need: opened[need] for need in one.needs}
+            for one in wanted.values()
+            for read in one.reads
+        }
         readings = {read: read(rows, place, **needs) for read, needs in readers.items()}
         found = [values(one, wanted, readings) for one in rows]
-        report_rejected(records.rejected, len(rows) + len(records.rejected), directory / REJECTED)
-        write_rows(directory / ROWS, map(scored_row, rows, found))
+        report_unread(records, directory / REJECTED)
+        write_rows(directory / ROWS, map(with_scores, rows, map(numbers, found)))
         return {
             "rows": len(rows),
             "rejected": len(records.rejected),
+            "repeated": len(records.rows) - len(different),
             "failed": dict(Counter(why for own in found for why in reasons(own))),
             "scored": {name: sum(isinstance(own[name], float) for own in found) for name in wanted},
         }
@@ -95,14 +111,22 @@ def check_needs(wanted: Mapping[str, Score], given: Mapping[str, object]) -> Non
             raise StropError(f"no {need} is needed for {', '.join(wanted)}: leave it out")
 
 
+def target_rows(path: Path, directory: Path) -> Rows:
+    """Return the rows of a target; those that cannot be used go to a file of the directory."""
+    records = read_instructions(path)
+    report_unread(records, directory / TARGET_REJECTED)
+    return unique(records.rows, path)
+
+
 def values(
     one: Instruction, wanted: Mapping[str, Score], readings: Mapping[Reader, Readings]
 ) -> dict[str, float | str]:
     """Return each score of a row, or why it has none."""
     found: dict[str, float | str] = {}
     for name, score in wanted.items():
-        reading = readings[score.read][one.key]
-        value = reading if isinstance(reading, str) else score.value(*reading)
+        parts = [readings[read][one.key] for read in score.reads]
+        why = next((part for part in parts if isinstance(part, str)), None)
+        value = score.value(*parts) if why is None else why
         finite = isinstance(value, str) or math.isfinite(value)
         found[name] = value if finite else f"{name} is not finite"
     return found
@@ -113,10 +137,9 @@ def reasons(found: Mapping[str, float | str]) -> set[str]:
     return {value for value in found.values() if isinstance(value, str)}
 
 
-def scored_row(one: Instruction, found: Mapping[str, float | str]) -> dict[str, Any]:
-    """Return a row with its scores."""
-    new = {name: value for name, value in found.items() if not isinstance(value, str)}
-    return {**one.row, "scores": {**one.row.get("scores", {}), **new}}
+def numbers(found: Mapping[str, float | str]) -> dict[str, float | None]:
+    """Return the scores of a row, None where there is none."""
+    return {name: None if isinstance(value, str) else value for name, value in found.items()}
 
 
 # ---- What reads rows -----------------------------------------------------------------------------
@@ -133,66 +156,43 @@ def prompt_words(one: Instruction) -> float:
 
 
 def lengths(rows: Rows, work: Path) -> Readings:
-    """Return the words of each row's answer and of its prompt."""
-    return {one.key: (words(one), prompt_words(one)) for one in rows}
+    """Return the words of each answer."""
+    return {one.key: words(one) for one in rows}
+
+
+def prompt_lengths(rows: Rows, work: Path) -> Readings:
+    """Return the words of each prompt."""
+    return {one.key: prompt_words(one) for one in rows}
 
 
 def losses(rows: Rows, work: Path, model: str) -> Readings:
-    """Return the mean loss of a token of each answer after its prompt, and without it.
-
-    The model reads the first in its chat template, the second as a text of its own.
-    """
-    chat = LocalModel(load(model))
-    alone = LocalModel(chat.model, chat=False)
-    with Journal(work / JOURNAL) as journal:
-        found = {row["key"]: of_journal(row) for row in journal.rows}
-        left = [one for one in rows if one.key not in found]
-        with progress("scoring", len(left), "rows") as advance:
-            for start in range(0, len(left), LOT):
-                lot = left[start : start + LOT]
-                given = dict(chat.score([(one.prompt, one.completion) for one in lot]))
-                free = dict(alone.score([("", one.completion) for one in lot]))
-                for number, one in enumerate(lot):
-                    row = {"key": one.key, **losses_or_reason(given[number], free[number])}
-                    journal.add(row)
-                    found[one.key] = of_journal(row)
-                advance(len(lot))
-    return found
+    """Return the mean loss of a token of each answer after its prompt, in the chat template."""
+    pairs = {one.key: (one.prompt, one.completion) for one in rows}
+    return mean_losses(LocalModel(load(model)), pairs, work / LOSSES)
 
 
-def losses_or_reason(given: Scores | Failed, free: Scores | Failed) -> dict[str, Any]:
-    """Return what is kept of a row."""
-    for one in (given, free):
-        if isinstance(one, Failed):
-            return {"failed": one.reason}
-    assert isinstance(given, Scores)
-    assert isinstance(free, Scores)
-    return {"losses": [given.loss, free.loss], "tokens": len(given.logps)}
+def losses_alone(rows: Rows, work: Path, model: str) -> Readings:
+    """Return the mean loss of a token of each answer without its prompt, as a plain text."""
+    pairs = {one.key: ("", one.completion) for one in rows}
+    return mean_losses(LocalModel(load(model), chat=False), pairs, work / LOSSES_ALONE)
 
 
-def of_journal(row: Mapping[str, Any]) -> Reading:
-    """Return what was kept of a row."""
-    return str(row["failed"]) if "failed" in row else tuple(map(float, row["losses"]))
-
-
-def nearness(rows: Rows, work: Path, model: str, target: Path) -> Readings:
+def nearness(rows: Rows, work: Path, model: str, target: Rows) -> Readings:
     """Return the largest cosine of each row to one of the target."""
     loaded = load(model)
     embeddings, others = (
         embed(loaded, [(one.prompt, one.completion) for one in some], work / name)
-        for some, name in ((rows, "rows"), (read_instructions(target).rows, "target"))
+        for some, name in ((rows, "rows"), (target, "target"))
     )
-    found = near_targets(embeddings, others, by="max").tolist()
-    return {one.key: (value,) for one, value in zip(rows, found, strict=True)}
+    found = near_targets(embeddings, others).tolist()
+    return {one.key: value for one, value in zip(rows, found, strict=True)}
 
 
-def influences(rows: Rows, work: Path, model: str, target: Path) -> Readings:
+def influences(rows: Rows, work: Path, model: str, target: Rows) -> Readings:
     """Return the influence of each row on the target."""
     from strop.selection.influence import influence  # PyTorch, which other scores do without
 
-    targets = unique(read_instructions(target).rows, target)
-    found = influence(model, rows, targets, work / "influence")
-    return {key: one if isinstance(one, str) else (one,) for key, one in found.items()}
+    return influence(model, rows, target, work / "influence")
 
 
 def rewards(rows: Rows, work: Path, ranker: Path) -> Readings:
@@ -200,7 +200,7 @@ def rewards(rows: Rows, work: Path, ranker: Path) -> Readings:
     from strop.tuning.ranker import Ranker  # PyTorch
 
     scores = Ranker(ranker, work).scores([(one.prompt, [one.completion]) for one in rows])
-    return {one.key: tuple(found) for one, found in zip(rows, scores, strict=True)}
+    return {one.key: found for one, [found] in zip(rows, scores, strict=True)}
 
 
 # ---- The tables ----------------------------------------------------------------------------------
@@ -211,9 +211,9 @@ class Score:
     """A number that an example has."""
 
     what: str  #: in a few words
-    read: Reader  #: reads what it is computed from
+    reads: tuple[Reader, ...]  #: read what it is computed from
     needs: tuple[str, ...] = ()  #: see NEEDS
-    value: Callable[..., float] = lambda one: one  #: of what was read of a row
+    value: Callable[..., float] = lambda one: one  #: of all that was read of a row
 
 
 @dataclass(frozen=True)
@@ -243,35 +243,33 @@ NEEDS: dict[str, Need] = {
 #: Superfiltering (Li et al. 2024, arXiv 2402.00530, section 3.1) both go by the name IFD and are
 #: not the same: one divides losses, the other perplexities.
 SCORES: dict[str, Score] = {
-    "length": Score("words of the answer", lengths, value=lambda answer, prompt: answer),
-    "prompt-length": Score("words of the prompt", lengths, value=lambda answer, prompt: prompt),
-    "loss": Score(
-        "mean loss of a token of the answer", losses, ("model",), lambda given, alone: given
-    ),
-    "perplexity": Score(
-        "its exponential", losses, ("model",), lambda given, alone: math.exp(given)
-    ),
+    "length": Score("words of the answer", (lengths,)),
+    "prompt-length": Score("words of the prompt", (prompt_lengths,)),
+    "loss": Score("mean loss of a token of the answer", (losses,), ("model",)),
+    "perplexity": Score("its exponential", (losses,), ("model",), math.exp),
     "ifd": Score(
         "loss of the answer over its loss without the prompt (Cherry)",
-        losses,
+        (losses, losses_alone),
         ("model",),
         lambda given, alone: given / alone if alone else math.inf,
     ),
     "ifd-perplexity": Score(
         "perplexity of the answer over that without the prompt (Superfiltering)",
-        losses,
+        (losses, losses_alone),
         ("model",),
         lambda given, alone: math.exp(given - alone),
     ),
     "target": Score(
-        "largest cosine to a row of the target, by a model's states", nearness, ("model", "target")
+        "largest cosine to a row of the target, by a model's states",
+        (nearness,),
+        ("model", "target"),
     ),
     "influence": Score(
         "mean cosine of Adam's step for it to the gradients of the target's rows (LESS)",
-        influences,
+        (influences,),
         ("model", "target"),
     ),
-    "reward": Score("probability that the answer is good, by a ranker", rewards, ("ranker",)),
+    "reward": Score("probability that the answer is good, by a ranker", (rewards,), ("ranker",)),
 }
 
 
@@ -282,4 +280,6 @@ def spelled(facts: Facts) -> str:
     if facts["failed"]:
         failed = ", ".join(f"{count} {reason}" for reason, count in facts["failed"].items())
         lines.append(f"without a score: {failed}")
+    if facts["repeated"]:
+        lines.append(f"left out: {facts['repeated']} exact repeats of other rows")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 OUTPUT/rows.jsonl       prompt and completion of the rows that were chosen, the best first
 OUTPUT/kept.jsonl       the same rows as they were read, with their scores
 OUTPUT/dropped.jsonl    the others, each with its reason
+OUTPUT/rejected.jsonl   rows that could not be read
 OUTPUT/report.md        what changed: lengths, categories, scores, rows at the border
 """
 
@@ -20,14 +21,20 @@ import numpy as np
 
 from strop.data import sha256_file, sha256_json, write_rows, write_text
 from strop.data.duplicates import repeated
-from strop.data.instructions import Instruction, read_instructions, shown, unique
+from strop.data.instructions import (
+    Instruction,
+    read_instructions,
+    report_unread,
+    shown,
+    unique,
+)
 from strop.errors import StropError, unknown_name
 from strop.models import load
 from strop.models.identity import model_identity
 from strop.selection.diversity import Indices, distinct, facility_location, k_center
 from strop.selection.embed import Embeddings, embed
 from strop.selection.report import report
-from strop.stage import ROWS, Facts, rows_path, run_stage
+from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
 KEPT, DROPPED, REPORT = "kept.jsonl", "dropped.jsonl", "report.md"
 RANDOM = "random"
@@ -92,6 +99,7 @@ def select(
         if not kept:
             reason, count = Counter(dropped.values()).most_common(1)[0]
             raise StropError(f"{path}: no row is left; of {len(rows)}, {count}: {reason}")
+        report_unread(records, directory / REJECTED)
         write_rows(
             directory / ROWS,
             ({"prompt": one.prompt, "completion": one.completion} for one in kept),
@@ -105,6 +113,7 @@ def select(
             "rows": len(rows),
             "kept": len(kept),
             "rejected": len(records.rejected),
+            "repeated": len(records.rows) - len(rows),
             "dropped": dict(Counter(map(general, dropped.values())).most_common()),
         }
         write_text(directory / REPORT, report(rows, kept, dropped, config.by, facts))
@@ -152,7 +161,10 @@ def spread(
     rows = every[[place[one.key] for one in ranked]]
     order: Sequence[int] = range(len(ranked))
     if config.by in SPREADS:
-        first = SPREADS[config.by](rows, min(len(ranked), config.keep or len(ranked))).tolist()
+        # Rules that come later take rows out, and the next in the order follow.
+        whole = not config.keep or config.per_category or config.distinct < 1.0
+        count = len(ranked) if whole else min(config.keep, len(ranked))
+        first = SPREADS[config.by](rows, count).tolist()
         taken = set(first)
         order = [*first, *(place for place in order if place not in taken)]
     dropped: Dropped = {}
@@ -174,8 +186,7 @@ def without_scores(rows: Sequence[Instruction], config: SelectConfig) -> Dropped
     """Drop rows that lack a score which is asked for."""
     found: Dropped = {}
     for one in rows:
-        scores = scores_of(one)
-        lacking = [name for name in needed(config) if name not in scores]
+        lacking = [name for name in needed(config) if name not in one.scores]
         if lacking:
             found[one.key] = f"has no {lacking[0]}"
     return found
@@ -185,12 +196,11 @@ def out_of_bounds(rows: Sequence[Instruction], config: SelectConfig) -> Dropped:
     """Drop rows whose scores are too low or too high."""
     found: Dropped = {}
     for one in rows:
-        scores = scores_of(one)
         for name, bound in config.least.items():
-            if scores[name] < bound:
+            if one.scores[name] < bound:
                 found[one.key] = f"{name} below {bound:g}"
         for name, bound in config.most.items():
-            if scores[name] > bound:
+            if one.scores[name] > bound:
                 found[one.key] = f"{name} above {bound:g}"
     return found
 
@@ -220,7 +230,7 @@ def rank(by: str) -> Callable[[Instruction], float]:
     """Return the function that ranks rows: a score, one times others, or its negative."""
     sign = -1.0 if by.startswith("-") else 1.0
     names = factors(by)
-    return lambda one: sign * math.prod(scores_of(one)[name] for name in names)
+    return lambda one: sign * math.prod(one.scores[name] for name in names)
 
 
 def factors(by: str) -> list[str]:
@@ -235,25 +245,11 @@ def needed(config: SelectConfig) -> list[str]:
     return list(dict.fromkeys([*config.least, *config.most, *factors(config.by)]))
 
 
-def scores_of(one: Instruction) -> Mapping[str, float]:
-    """Return the scores of a row."""
-    scores: Mapping[str, float] = one.row.get("scores", {})
-    return scores
-
-
 def check_scores(rows: Sequence[Instruction], config: SelectConfig) -> None:
-    """Raise StropError for scores that are no numbers, or that no row has."""
-    have: Counter[str] = Counter()
-    for one in rows:
-        scores = one.row.get("scores", {})
-        if not isinstance(scores, dict):
-            raise StropError(f"row {one.key[:12]}: scores is not an object")
-        for name, value in scores.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise StropError(f"row {one.key[:12]}: the score {name} is {value!r}, no number")
-        have.update(scores.keys())
+    """Raise StropError for scores that no row has."""
+    have = dict.fromkeys(name for one in rows for name in one.scores)
     for name in needed(config):
-        if not have[name]:
+        if name not in have:
             raise unknown_name("score", name, [*have, RANDOM, *SPREADS])
 
 
@@ -261,6 +257,8 @@ def spelled(facts: Facts) -> str:
     """Say what was chosen."""
     lines = [f"{facts['kept']} of {facts['rows']} rows kept"]
     lines += [f"{count:>7} dropped: {reason}" for reason, count in facts["dropped"].items()]
+    if facts["repeated"]:
+        lines.append(f"{facts['repeated']:>7} left out: exact repeats of other rows")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from strop.data import (
 )
 from strop.data.instructions import Instruction
 from strop.errors import StropError
-from strop.training.loop import Objective, train
+from strop.training.loop import train
 from strop.training.memory import ROOM
 from strop.training.network import (
     NetworkConfig,
@@ -39,13 +39,9 @@ TEST = 0.1  #: of the prompts that losses are measured on
 MOST_TESTED = 200  #: rows that they are measured on
 LEAST_TESTED = 8  #: rows, or the losses would say little
 LOSSES, ADAPTER = "losses.json", "adapter"  #: what is kept of a run
+OBJECTIVE = preference_objective(*loss_settings("best-of-n", {}))  #: cross-entropy of the answers
 
 Item = tuple[Instruction, Candidates]  #: a row, and what is learned from it
-
-
-def sft() -> Objective:
-    """Return the objective: the cross-entropy of the answers; the last weights are the result."""
-    return replace(preference_objective(*loss_settings("best-of-n", {})), keep_best=False)
 
 
 def items_of(rows: Sequence[Instruction], source: Source) -> list[Item]:
@@ -65,12 +61,15 @@ def items_of(rows: Sequence[Instruction], source: Source) -> list[Item]:
 
 
 def split(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Return the rows to train on, and those that all runs are tested on, by their prompts."""
+    """Return the rows to train on, and those that all runs are tested on, by their prompts.
+
+    Of more than `MOST_TESTED` random ones are tested: the first may be the best of a selection.
+    """
     outside = [held_out(prompt_key(one.prompt), TEST) for one, _ in items]
     training = [item for item, out in zip(items, outside, strict=True) if not out]
-    tested = [item for item, out in zip(items, outside, strict=True) if out][:MOST_TESTED]
+    tested = [item for item, out in zip(items, outside, strict=True) if out]
     check_tested(tested)
-    return training, tested
+    return training, in_order(tested, 0)[:MOST_TESTED]
 
 
 def check_tested(tested: Sequence[Item]) -> None:
@@ -102,14 +101,13 @@ def losses_of_run(
         seed = training.seed if training else 0
         config = replace(network, dtype=network.dtype or "float32")
         trainee: Trainee = open_trainee(source, config, seed)
-        objective = sft()
         if training:
             settings = replace(training, room=training.room or ROOM)
             subset = [one for _, one in items]
-            train(trainee.network, subset, objective, settings, place, label="run")
+            train(trainee.network, subset, OBJECTIVE, settings, place, label="run")
             if keep_adapter:
                 make_directory(place / ADAPTER)
                 save_network(trainee, place / ADAPTER)
         keyed = [(f"{number:06}", one) for number, (_, one) in enumerate(tested)]
-        write_json(note, measure(trainee.network, keyed, objective)["loss"].tolist())
+        write_json(note, measure(trainee.network, keyed, OBJECTIVE)["loss"].tolist())
     return np.array(read_json(note), dtype=np.float64)

@@ -26,13 +26,12 @@ from strop.console import progress, say
 from strop.data import (
     make_directory,
     read_json,
-    report_rejected,
     sha256_file,
     write_json,
     write_rows,
     write_text,
 )
-from strop.data.instructions import read_instructions, unique
+from strop.data.instructions import read_instructions, report_unread, unique
 from strop.errors import StropError
 from strop.evaluation.evaluate import prepare, sampled
 from strop.evaluation.kinds import kind_of
@@ -58,10 +57,12 @@ RUNS, DIFFERENCES = "runs.jsonl", "differences.svg"
 class TrialConfig:
     """Which runs are made, and what is measured after each."""
 
-    runs: Runs = field(default_factory=Runs)
+    runs: Runs = field(default_factory=Runs)  #: how many
     tasks: tuple[str, ...] = ()  #: that each tuned model is asked, see strop eval
     limit: int = 100  #: rows of each task; 0: all
+    #: how the network is held
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    #: how it is trained; the seed is that of the run
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(learning_rate=SFT_RATE))
 
     def __post_init__(self) -> None:
@@ -117,9 +118,7 @@ def trial(
             for job in each_done(partial(make_run, runner), once, processes, "trial"):
                 advance(job.tokens)
         found = [(job, runner.measured(job)) for job in jobs]
-        report_rejected(
-            records.rejected, len(records.rows) + len(records.rejected), directory / REJECTED
-        )
+        report_unread(records, directory / REJECTED)
         write_rows(directory / RUNS, ({**job.facts, **means(values)} for job, values in found))
         facts: Facts = {
             "rows": len(training),

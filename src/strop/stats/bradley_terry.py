@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from strop.errors import StropError
+from strop.errors import StropError, StropFailure
 from strop.stats.interval import Interval
 
 STEPS = 100  #: of Newton's method, at most
@@ -22,10 +22,11 @@ def bradley_terry(
 
     A verdict is (a, b, outcome): 1 if a won, 0 if b did, 1/2 for a tie, which counts as half of
     each. In units of log odds; 400 / ln 10 times that is the scale of Elo. The strongest comes
-    first; n counts the verdicts on a model. The variance is that of the residuals (White 1982), as
-    ties vary less than wins and losses. (Bradley & Terry 1952, Biometrika 39, 324.) Raises
-    StropError for a model against itself, outcomes outside [0, 1], and where strengths are not
-    finite: some models never lost to, or never met, the others (Ford 1957).
+    first; n counts the verdicts on a model. (Bradley & Terry 1952, Biometrika 39, 324.)
+
+    Raises StropError for a model against itself, outcomes outside [0, 1], and where strengths are
+    not finite: some models never lost to, or never met, the others (Ford 1957); StropFailure if
+    they are so far apart that Newton's method does not find them.
     """
     names = sorted({name for a, b, _ in verdicts for name in (a, b)})
     if len(names) < 2:
@@ -40,21 +41,20 @@ def bradley_terry(
         raise StropError("the outcome of a verdict lies between 0 and 1")
     check_connected(names, first, second, outcomes)
     count = len(names)
-    ones = np.ones((count, count)) / count  # holds the mean at zero
     strengths = np.zeros(count)
     for _ in range(STEPS):
         residuals, weights = parts(strengths, first, second, outcomes)
         gradient = np.zeros(count)
         np.add.at(gradient, first, residuals)
         np.add.at(gradient, second, -residuals)
-        step = np.linalg.solve(information(weights, first, second, count) + ones, gradient)
+        # Adding a constant to each entry holds the mean at zero.
+        step = np.linalg.solve(information(weights, first, second, count) + 1 / count, gradient)
         strengths = strengths + step / max(1.0, float(abs(step).max()))
         if abs(step).max() < 1e-10:
             break
-    residuals, weights = parts(strengths, first, second, outcomes)
-    inverse = np.linalg.inv(information(weights, first, second, count) + ones)
-    middle = information(residuals**2, first, second, count)
-    variance = np.diag(inverse @ middle @ inverse)
+    else:
+        raise StropFailure(f"strengths were not found in {STEPS} steps: verdicts are too one-sided")
+    variance = strength_variance(strengths, first, second, outcomes)
     z = NormalDist().inv_cdf((1.0 + level) / 2.0)
     met = np.bincount(first, minlength=count) + np.bincount(second, minlength=count)
     found = {
@@ -66,6 +66,29 @@ def bradley_terry(
 
 Numbers = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+
+def strength_variance(
+    strengths: Numbers, first: Indices, second: Indices, outcomes: Numbers
+) -> Numbers:
+    """Return the variance of each strength.
+
+    It is that of the residuals, as ties vary less than wins and losses, with a factor for few of
+    them (White 1982; MacKinnon & White 1985, equation HC1). Each two models that met get one more
+    win of either, without which ties alone would have no variance: what Bonett & Price (2012) do
+    for two proportions of the same trials.
+    """
+    count = len(strengths)
+    ours, theirs = np.unique(np.sort([first, second], axis=0), axis=1)
+    first = np.concatenate([first, ours, ours])
+    second = np.concatenate([second, theirs, theirs])
+    outcomes = np.concatenate([outcomes, np.ones(len(ours)), np.zeros(len(ours))])
+    residuals, weights = parts(strengths, first, second, outcomes)
+    inverse = np.linalg.inv(information(weights, first, second, count) + 1 / count)
+    middle = information(residuals**2, first, second, count)
+    factor = len(outcomes) / (len(outcomes) - (count - 1))
+    found: Numbers = factor * np.diag(inverse @ middle @ inverse)
+    return found
 
 
 def parts(

@@ -52,9 +52,8 @@ def needed_verdicts(
     if not 0.0 < share < 1.0 or share == 0.5:
         raise StropError(f"a share of wins lies between 0 and 1 and is not one half: {share}")
     verdict_deviation(ties)
-    normal = NormalDist()
-    spread = normal.inv_cdf((1.0 + level) / 2.0) / 2.0
-    spread += normal.inv_cdf(power) * math.sqrt(share * (1.0 - share))
+    spread = quantile("level", level, sides=2) / 2.0
+    spread += quantile("power", power) * math.sqrt(share * (1.0 - share))
     return math.ceil((spread / (share - 0.5)) ** 2 / (1.0 - ties))
 
 
@@ -64,7 +63,7 @@ def needed_for_width(half: float, proportion: float = 0.5, level: float = 0.95) 
         raise StropError(f"half of the width of an interval lies between 0 and 0.5, not {half}")
     if not 0.0 <= proportion <= 1.0:
         raise StropError(f"a proportion lies between 0 and 1, not {proportion}")
-    z = NormalDist().inv_cdf((1.0 + level) / 2.0)
+    z = quantile("level", level, sides=2)
     variance = proportion * (1.0 - proportion)
     # half = z / (1 + z²/n) sqrt(v/n + z²/4n²): a quadratic in z²/n.
     a, b = 0.25 - half**2, variance - 2.0 * half**2
@@ -74,7 +73,14 @@ def needed_for_width(half: float, proportion: float = 0.5, level: float = 0.95) 
 
 def factors(level: float, power: float) -> float:
     """Return how many standard errors a difference must be."""
-    if not (0.0 < level < 1.0 and 0.0 < power < 1.0):
-        raise StropError(f"level and power lie between 0 and 1: {level} and {power}")
-    normal = NormalDist()
-    return normal.inv_cdf((1.0 + level) / 2.0) + normal.inv_cdf(power)
+    return quantile("level", level, sides=2) + quantile("power", power)
+
+
+def quantile(name: str, probability: float, sides: int = 1) -> float:
+    """Return how many standard errors hold a probability, on one side or on both.
+
+    Raises StropError, which names it, for one that is not between 0 and 1.
+    """
+    if not 0.0 < probability < 1.0:
+        raise StropError(f"the {name} lies between 0 and 1, not {probability}")
+    return NormalDist().inv_cdf(1.0 - (1.0 - probability) / sides)

@@ -54,7 +54,8 @@ def run_difference(
     total = by_runs + by_rows
     if total == 0.0:
         return Interval(estimate, estimate, estimate, n, level), float(estimate == 0.0)
-    freedom = math.floor(total**2 / (by_runs**2 / free + by_rows**2 / (n - 1)))
+    exact = total**2 / (by_runs**2 / free + by_rows**2 / (n - 1))
+    freedom = math.floor(exact + 1e-9)  # a whole number may have come out just below itself
     half = student_quantile((1 + level) / 2, freedom) * math.sqrt(total)
     p = 1.0 - student_within(estimate / math.sqrt(total), freedom)
     return Interval(estimate, estimate - half, estimate + half, n, level), p

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from strop.errors import StropError
 from strop.stats.interval import Interval, Verdict, verdict
-from strop.stats.proportion import paired_proportions, wilson
+from strop.stats.proportion import paired_proportions
 
 STEPS = 50  #: of Newton's method, at most
 PRIOR = 0.01  #: verdicts that a prior is worth, which only keeps numbers finite
@@ -41,14 +41,18 @@ def length_controlled(wins: ArrayLike, longer: ArrayLike, level: float = 0.95) -
     is sigma(a) of the regression P(win) = sigma(a + b tanh(longer / its deviation)) (Dubois et al.
     2024, arXiv 2404.04475, section 3.1, for two models); the interval is that of a, with the
     variance that the residuals have (White 1982). Where lengths or verdicts do not vary there is
-    nothing to control for: the plain rate.
+    nothing to control for: `net_win_rate`. Raises StropError for verdicts and lengths that differ
+    in shape, and there for verdicts that cannot be counted.
     """
     y, lengths = np.asarray(wins, dtype=np.float64), np.asarray(longer, dtype=np.float64)
     if y.shape != lengths.shape or y.ndim != 1:
         raise StropError(f"verdicts and lengths differ in shape: {y.shape} and {lengths.shape}")
     n, spread = len(y), float(lengths.std()) if len(y) else 0.0
     if not spread or not y.std():
-        return wilson(float(y.sum()), n, level)
+        won, even, lost = (int((y == outcome).sum()) for outcome in (1.0, 0.5, 0.0))
+        if won + even + lost < n:
+            raise StropError("a win rate counts verdicts of 1, 1/2 and 0: found another")
+        return net_win_rate(won, even, lost, level)
     x = np.stack([np.ones(n), np.tanh(lengths / spread)], axis=1)
     theta = np.zeros(2)
     for _ in range(STEPS):

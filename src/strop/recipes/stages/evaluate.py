@@ -82,9 +82,21 @@ def section(stages: Sequence[Finished]) -> Section:
             figure_row(f"{name}, {figure} ({stage.name})", found, task["loss"])
             for stage, name, task, figure, found in rows
         ),
+        notes=(
+            "Of two models, the p-values of the tasks' first figures are corrected for all tasks "
+            "of a stage (Holm), and a word needs one below 0.05. The other figures have no word.",
+        )
+        if figures
+        else (),
         figures=tuple(figures),
         caveats=(
             "Built-in tasks are parts of well-known sets, which models may have been trained on.",
+            *(
+                f"{name} ({stage.name}) has no figures: {task['unmeasured']}."
+                for stage in stages
+                for name, task in stage.metrics["tasks"].items()
+                if "unmeasured" in task
+            ),
         ),
     )
 
@@ -103,16 +115,18 @@ def figure_row(measure: str, found: Mapping[str, Any], loss: bool) -> Headline:
     if "against" not in found:
         return Headline(measure, "", f"{ours:{form}}{percent}", "", "", str(ours.n))
     theirs = Interval(**found["against"]).scaled(scale)
-    change, word = "", "of different tokens"
+    change, reading = "", "of different tokens"
     if "difference" in found:
         change = f"{Interval(**found['difference']).scaled(scale):+{form}}{points}"
-        word = found["verdict"]
+        reading = f"p = {found.get('p_holm', found['p']):.3f}"
+        if "verdict" in found:
+            reading = f"{found['verdict']}, {reading}"
     return Headline(
         measure,
         f"{theirs.estimate:{form}}{percent}",
         f"{ours.estimate:{form}}{percent}",
         change,
-        word,
+        reading,
         str(ours.n),
     )
 

@@ -43,9 +43,9 @@ class HowManyOptions:
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
-        self.config()
+        self.config(0)
 
-    def config(self) -> Any:
+    def config(self, seed: int) -> Any:
         """Return the settings of the runs."""
         from strop.selection.how_many import HowManyConfig
         from strop.training.schedule import TrainingConfig
@@ -53,7 +53,7 @@ class HowManyOptions:
         training = TrainingConfig(
             learning_rate=self.learning_rate, epochs=self.epochs, batch=self.batch
         )
-        return HowManyConfig(self.halvings, self.seeds, self.arms, training=training)
+        return HowManyConfig(self.halvings, self.seeds, seed, self.arms, training=training)
 
 
 def run(options: HowManyOptions, context: Context) -> Metrics:
@@ -61,7 +61,9 @@ def run(options: HowManyOptions, context: Context) -> Metrics:
     from strop.selection.how_many import how_many
 
     output = context.directory / OUTPUT
-    return how_many(options.model, Path(options.data), output, options.config(), context.work)
+    return how_many(
+        options.model, Path(options.data), output, options.config(context.seed), context.work
+    )
 
 
 def describe(options: HowManyOptions) -> str:

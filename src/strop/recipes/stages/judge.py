@@ -82,8 +82,9 @@ def section_judge(stages: Sequence[Finished]) -> Section:
         figures=figures,
         samples=tuple(sample for stage in stages for sample in shown(stage)),
         notes=(
-            "Intervals are over prompts: of wins Wilson's, of the rest bootstraps. The rate at "
-            "equal lengths is what a logistic regression on quality and length leaves to quality.",
+            "Intervals are over prompts: of wins Tango's, of replies that change with the order "
+            "Wilson's, of the rest bootstraps. The rate at equal lengths is what a logistic "
+            "regression on quality and length leaves to quality, with the interval of that.",
         ),
         caveats=tuple(
             f"{stage.name} was judged by a model, which errs: read the samples beside it, and the "

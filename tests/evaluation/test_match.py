@@ -1,0 +1,95 @@
+"""What is extracted from replies, and which texts are the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strop.evaluation.match import extracted, plain, same
+from strop.evaluation.tasks import Task
+
+NUMBERS = Task("t", "T", {}, "match", "", extract="number")
+BEFORE = st.sampled_from(
+    ["", "It is ", "x=", "(", "**", "\\boxed{", "$", "\n", '"', "between 3 and "]
+)
+AFTER = st.sampled_from(["", ".", " apples", ")", "**", "}", "%", "!", ", of course.", "-fold"])
+ENDS = st.sampled_from(["3", "x", "COVID", ")", "]", "}", "%", "°", "7.5", "-", "–", "—"])
+HYPHENS = st.sampled_from(["-", "−"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("U.S.", "US"),
+        ("the U.S.", "The US"),
+        ("don't", "dont"),
+        ("  The  Hague!", "hague"),
+        ("A", "a"),
+        ("A.", "a"),
+        ("Straße", "STRASSE"),
+        ("snake_case", "snakecase"),
+    ],
+)
+def test_texts_that_are_the_same(one: str, other: str) -> None:
+    assert plain(one) == plain(other) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("A", "The"), ("A", "B"), ("+", "-"), ("A", "-"), ("US", "USA"), ("a b", "ab")],
+)
+def test_texts_that_differ(one: str, other: str) -> None:
+    assert plain(one) != plain(other)
+
+
+@given(st.text())
+def test_nothing_is_left_only_of_space(text: str) -> None:
+    assert bool(plain(text)) == bool(text.casefold().strip())
+    assert plain(text) == " ".join(plain(text).split())
+
+
+@pytest.mark.parametrize(
+    ("reply", "number"),
+    [
+        ("It costs $1,234.50.", "1,234.50"),
+        ("so −3", "−3"),
+        ("so -3 degrees", "-3"),
+        ("The answer is 3.", "3"),
+        ("on pages 3-8", "8"),
+        ("7-8", "8"),
+        ("7–8", "8"),
+        ("about .5", ".5"),
+        ("about -.5", "-.5"),
+        ("version 3.5.2", "2"),
+        ("COVID-19", "19"),
+        ("10-(2)-3", "3"),
+        ("x = 5 - 3 = 2", "2"),
+        ("It is 5...", "5"),
+        ("4x-7", "7"),
+        ("no idea", None),
+        ("-", None),
+        (".", None),
+    ],
+)
+def test_the_last_number_of_a_reply(reply: str, number: str | None) -> None:
+    assert extracted(NUMBERS, reply) == number
+
+
+@given(BEFORE, st.sampled_from(["", "-", "−"]), st.decimals(0, 10**7, places=2), AFTER)
+def test_numbers_are_found_whole(before: str, sign: str, number: object, after: str) -> None:
+    for spelled in (f"{number:,}", f"{number}", f"{number}".lstrip("0")):
+        found = extracted(NUMBERS, f"{before}{sign}{spelled}{after}")
+        assert found == sign + spelled
+        assert same(NUMBERS, found, f"{'-' * bool(sign)}{number}")
+
+
+@given(BEFORE, ENDS, HYPHENS, st.integers(0, 10**6))
+def test_a_hyphen_after_something_is_no_sign(before: str, end: str, hyphen: str, last: int) -> None:
+    assert extracted(NUMBERS, f"{before}{end}{hyphen}{last}") == str(last)
+
+
+@given(st.text())
+def test_whatever_is_found_is_a_number(text: str) -> None:
+    found = extracted(NUMBERS, text)
+    assert found is None or same(NUMBERS, found, found)
