@@ -62,7 +62,7 @@ RUNS = Runs(parts=3, random=5, more=3.0)
 CONFIG = TrialConfig(
     runs=RUNS,
     tasks=TASKS,
-    limit=200,
+    limit=100,
     network=NetworkConfig(dtype="bfloat16"),
     training=TrainingConfig(learning_rate=2e-3, epochs=1, batch=8),
 )

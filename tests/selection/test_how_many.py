@@ -132,3 +132,17 @@ def test_what_cannot_be_run_is_said(data: Path, tiny_model: Path, tmp_path: Path
     data.write_text("".join(data.read_text().splitlines(keepends=True)[:9]))
     with pytest.raises(StropError, match="at least 8 are needed"):
         how_many(str(tiny_model), data, tmp_path / "out", CONFIG)
+
+
+def test_losses_are_those_of_each_row_alone(data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    from strop.data.instructions import read_instructions
+    from strop.training.network import open_source, open_trainee
+    from strop.tuning.effect import measure
+
+    source = open_source(str(tiny_model))
+    items = training.items_of(read_instructions(data).rows[:20], source)
+    found = training.losses_of_run(source, CONFIG.network, None, (), items, tmp_path)
+    network = open_trainee(source, CONFIG.network).network
+    for row, (_, one) in zip(found, items, strict=True):
+        alone = measure(network, [("one", one)], training.OBJECTIVE)["loss"]
+        assert row == pytest.approx(alone[0], rel=1e-5)

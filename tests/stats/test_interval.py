@@ -32,3 +32,10 @@ def test_scaled_keeps_n_and_level():
 )
 def test_verdict_follows_from_the_interval(low, high, lower_is_better, word):
     assert verdict(Interval((low + high) / 2, low, high, 10), lower_is_better) == word
+
+
+def test_a_verdict_needs_a_p_value_that_is_corrected() -> None:
+    found = Interval(-0.2, -0.3, -0.1, 40)
+    assert verdict(found, lower_is_better=True, p=0.049) == "better"
+    assert verdict(found, lower_is_better=True, p=0.05) == "cannot tell"
+    assert verdict(Interval(-0.2, -0.5, 0.1, 40), True, p=0.001) == "cannot tell"

@@ -143,7 +143,7 @@ def read_prompt() -> str:
 def sent_as(tokenizer: Tokenizer, text: str, raw: bool) -> str:
     """Say what `strop.decoding.prompt_tokens` makes of the prompt."""
     if not text:
-        return "empty prompt: generating from the beginning-of-text token"
+        return "empty prompt: generating from the token that texts begin after"
     if raw:
         return "prompt continued as it is"
     if tokenizer.template is None:

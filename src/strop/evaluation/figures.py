@@ -28,7 +28,6 @@ from strop.stats import (
 )
 
 LEAST = 2  #: rows for an interval
-SURE = 0.05  #: p-values of verdicts are below
 SHOWN = 3  #: reasons why there are no figures
 
 
@@ -93,5 +92,5 @@ def decide(tasks: Mapping[str, Any]) -> None:
     first = [next(iter(task["figures"].values())) for task in measured]
     corrected = holm([figure["p"] for figure in first])
     for task, figure, p in zip(measured, first, corrected, strict=True):
-        word = verdict(Interval(**figure["difference"]), lower_is_better=task["loss"])
-        figure |= {"p_holm": p, "verdict": word if p < SURE else "cannot tell"}
+        difference = Interval(**figure["difference"])
+        figure |= {"p_holm": p, "verdict": verdict(difference, task["loss"], p=p)}

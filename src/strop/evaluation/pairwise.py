@@ -18,7 +18,6 @@ from strop.data import Prompt, sha256_json
 from strop.data.journal import Journal
 from strop.decoding import Sampling
 from strop.errors import StropError, StropFailure
-from strop.evaluation.figures import SURE
 from strop.lm import Answer, Failed, LanguageModel
 from strop.stats import (
     Interval,
@@ -228,7 +227,7 @@ def counted(outcomes: Sequence[tuple[Pair, float]]) -> dict[str, Any]:
 
 def word(found: Mapping[str, Any], p: float) -> Verdict:
     """Say what a net win rate shows: that needs an interval without 50%, and p below 5%."""
-    return against_half(Interval(**found["net_win_rate"])) if p < SURE else "cannot tell"
+    return against_half(Interval(**found["net_win_rate"]), p)
 
 
 def spelled(facts: Mapping[str, Any]) -> str:

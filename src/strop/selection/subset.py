@@ -30,10 +30,10 @@ from strop.training.network import (
     save_network,
 )
 from strop.training.schedule import TrainingConfig
-from strop.tuning.effect import measure
 from strop.tuning.encode import TooLong, answer_ids, check_length, prompt_ids
 from strop.tuning.losses import loss_settings
 from strop.tuning.objective import Candidates, preference_objective
+from strop.tuning.reference import computed
 
 TEST = 0.1  #: of the prompts that losses are measured on
 MOST_TESTED = 200  #: rows that they are measured on
@@ -108,6 +108,8 @@ def losses_of_run(
             if keep_adapter:
                 make_directory(place / ADAPTER)
                 save_network(trainee, place / ADAPTER)
-        keyed = [(f"{number:06}", one) for number, (_, one) in enumerate(tested)]
-        write_json(note, measure(trainee.network, keyed, OBJECTIVE)["loss"].tolist())
+        groups = [one.group for _, one in tested]
+        logps = [found for (found,) in computed(trainee.network, groups, ROOM)]
+        losses = zip(logps, tested, strict=True)
+        write_json(note, [(-logp, len(one.target)) for logp, (_, one) in losses])
     return np.array(read_json(note), dtype=np.float64)

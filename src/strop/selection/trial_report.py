@@ -16,7 +16,6 @@ from strop.svg import Whisker, whiskers
 
 LOSS = "loss"  #: the measure that every run has
 UNTRAINED = "untrained"  #: the model before any run
-SURE = 0.05  #: p-values of verdicts are below
 
 Values = NDArray[np.float64]  #: of each tested row: (n, 2), a sum and its weight
 
@@ -74,12 +73,11 @@ def compared(
         for row, (difference, p), p_holm in zip(
             found["selectors"].values(), pairs, corrected, strict=True
         ):
-            word = verdict(difference, lower_is_better) if p_holm < SURE else "cannot tell"
             row["against"][against] = {
                 "difference": difference.to_json(),
                 "p": p,
                 "p_holm": p_holm,
-                "verdict": word,
+                "verdict": verdict(difference, lower_is_better, p=p_holm),
             }
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 LEAST = 6  #: samples for a verdict: fewer could all agree by chance (2 x 2^-5 > 0.05)
+SURE = 0.05  #: p-value of a verdict is below
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
@@ -48,12 +49,15 @@ class Interval:
         return asdict(self)
 
 
-def verdict(difference: Interval, lower_is_better: bool, least: int = LEAST) -> Verdict:
+def verdict(
+    difference: Interval, lower_is_better: bool, least: int = LEAST, p: float = 0.0
+) -> Verdict:
     """Say what the interval of `ours - baseline` shows about ours; zero inside means "cannot tell".
 
-    So do fewer than `least` samples. `lower_is_better` holds for losses and perplexities, not for
-    accuracies.
+    So do fewer than `least` samples, and a p-value of 5% and more: where several differences were
+    tried, give the one that is corrected for them. `lower_is_better` holds for losses and
+    perplexities, not for accuracies.
     """
-    if difference.n < least or not difference.excludes(0.0):
+    if difference.n < least or p >= SURE or not difference.excludes(0.0):
         return "cannot tell"
     return "better" if (difference.high < 0.0) == lower_is_better else "worse"

@@ -28,10 +28,10 @@ def net_win_rate(wins: int, ties: int, losses: int, level: float = 0.95) -> Inte
     return Interval((wins + ties / 2.0) / n, low, high, n, level)
 
 
-def against_half(rate: Interval) -> Verdict:
-    """Say whether a rate of wins differs from one half."""
+def against_half(rate: Interval, p: float = 0.0) -> Verdict:
+    """Say whether a rate of wins differs from one half; p as for `verdict`."""
     moved = Interval(rate.estimate - 0.5, rate.low - 0.5, rate.high - 0.5, rate.n, rate.level)
-    return verdict(moved, lower_is_better=False)
+    return verdict(moved, lower_is_better=False, p=p)
 
 
 def length_controlled(wins: ArrayLike, longer: ArrayLike, level: float = 0.95) -> Interval:
