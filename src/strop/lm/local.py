@@ -15,6 +15,7 @@ from strop.errors import StropFailure
 from strop.lm.interface import Answer, Failed, Scores
 from strop.models.identity import model_identity
 from strop.models.interface import Logits, Model
+from strop.models.tokenizer import Tokenizer
 
 
 class LocalModel:
@@ -43,10 +44,15 @@ class LocalModel:
         tokens = [single_token(self.model, option) for option in options]
         known = [token for token in tokens if token is not None]
         encoded = [encode_prompt(tokenizer, one, raw=not self.chat) for one in prompts]
-        fitting = [number for number, ids in enumerate(encoded) if len(ids) < room]
-        yield from (
-            (number, too_long(room)) for number, ids in enumerate(encoded) if len(ids) >= room
-        )
+        marks = marks_of_turns(tokenizer) if self.chat else ()
+        fitting = []
+        for number, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True)):
+            if mark := next((one for one in marks if one in content(prompt)), None):
+                yield number, Failed(f"holds {mark}, which would end a message of the chat")
+            elif len(ids) >= room:
+                yield number, too_long(room)
+            else:
+                fitting.append(number)
         for place, one in complete_many(
             self.model,
             [encoded[number] for number in fitting],
@@ -80,6 +86,22 @@ class LocalModel:
                 yield number, too_long(room)
             else:
                 yield number, scored(cache, prompt, answer)
+
+
+def marks_of_turns(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Return the special tokens that the chat template writes around messages.
+
+    In a message they would become these tokens too: an answer that is to be graded could end the
+    question, and begin the reply of the one who grades.
+    """
+    rendered = tokenizer.chat([{"role": "user", "content": ""}])
+    added = tokenizer.backend.get_added_tokens_decoder().values()
+    return tuple(one.content for one in added if one.special and one.content in rendered)
+
+
+def content(prompt: Prompt) -> str:
+    """Return all that the messages of a prompt say."""
+    return prompt if isinstance(prompt, str) else "\n".join(one["content"] for one in prompt)
 
 
 def too_long(room: int) -> Failed:
