@@ -59,6 +59,8 @@ def run_stage(
         "strop": strop.__version__,
     }
     digest = sha256_json(plan)
+    if output.resolve() == Path.cwd():
+        raise StropError(f"{output}: is the directory that you are in: name another one with -o")
     kept = finished(output, kind)
     if kept is not None and kept["hash"] == digest and unchanged(output, kept):
         say(f"{output}: already done")

@@ -202,3 +202,49 @@ def test_what_cannot_be_compared_is_said(
 def test_too_few_runs_tell_nothing(make: Callable[[], Runs]) -> None:
     with pytest.raises(StropError, match=r"at least two|more than 1 times"):
         make()
+
+
+def test_names_that_others_have_are_taken(
+    data: Path, tests: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A task may be called as the file of losses is; two tasks may not be called alike."""
+    rows_of_task = "".join(
+        json.dumps({"question": f"Say {number}", "answer": "++++"}) + "\n" for number in range(12)
+    )
+    text = (
+        "title: t\ndata: {path: task.jsonl}\nkind: match\nmax_tokens: 4\n"
+        'prompt: "{{ question }}"\nanswer: "{{ answer }}"\n'
+    )
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "task.jsonl").write_text(rows_of_task)
+        (tmp_path / folder / "losses.yaml").write_text(text)
+    one = {"good": SELECTORS["good"]}
+    names = tuple(str(tmp_path / folder / "losses.yaml") for folder in ("a", "b"))
+    with pytest.raises(StropError, match="two tasks have one name"):
+        trial(str(tiny_model), data, tmp_path / "out", one, replace(CONFIG, tasks=names), tests)
+    config = replace(CONFIG, tasks=names[:1])
+    facts = trial(str(tiny_model), data, tmp_path / "out", one, config, tests)
+    found = facts["measures"]["losses, exact match"]
+    assert 0 <= found["random"]["mean"] <= 1
+    assert found["n"] == 12
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_of_the_tests_that_cannot_be_used_are_kept(
+    data: Path, tests: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    tests.write_text(tests.read_text() + json.dumps({"prompt": 1, "completion": "x"}) + "\n")
+    one = {"good": SELECTORS["good"]}
+    trial(str(tiny_model), data, tmp_path / "out", one, CONFIG, tests)
+    assert len(read_rows(tmp_path / "out" / "tests-rejected.jsonl")) == 1
+
+
+def test_more_rows_have_to_be_more(
+    data: Path, tests: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, runs=Runs(parts=2, random=2, more=1.01))
+    with pytest.raises(StropError, match="no more rows"):
+        trial(str(tiny_model), data, tmp_path / "out", {"good": SELECTORS["good"]}, config, tests)
+    with pytest.raises(StropError, match="none is left to train on"):
+        trial(str(tiny_model), data, tmp_path / "out", {"good": SELECTORS["good"]}, CONFIG, data)

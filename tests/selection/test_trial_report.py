@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from strop.selection.trial_plan import CHOSEN, MATCHED, Job
-from strop.selection.trial_report import SURE, Values, compared
+from strop.selection.trial_report import Values, compared
+from strop.stats.interval import SURE
 
 NAMES = [f"selector {number}" for number in range(20)]
 ROWS, PARTS, RANDOM_RUNS = 60, 3, 5

@@ -78,7 +78,7 @@ def trial(
 
       strop trial scored --model smollm2 --by ifd --keep 200 --tasks openbookqa -o trial
     """
-    from strop.recipes.stages.trial import Selector, read_selectors, select_configs
+    from strop.recipes.stages.trial import read_selectors, select_configs
     from strop.selection.trial import TrialConfig
     from strop.selection.trial import trial as run
     from strop.selection.trial_plan import Runs
@@ -93,10 +93,8 @@ def trial(
         network=NetworkConfig(dtype=dtype),
         training=TrainingConfig(learning_rate=learning_rate, epochs=epochs, batch=batch),
     )
-    named = {name: Selector(by=name) for name in by or ()}
-    if selectors is not None:
-        named |= read_selectors(selectors)
-    chosen = select_configs(named, keep, embedder)
+    more_selectors = {} if selectors is None else read_selectors(selectors)
+    chosen = select_configs(by or (), more_selectors, keep, embedder)
     facts = run(model, data, output, chosen, config, tests, processes)
     print(spelled(facts))
     say(f"written to {output}; look at {output / 'differences.svg'}")

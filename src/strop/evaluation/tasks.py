@@ -30,6 +30,8 @@ from strop.models.download import Wheel, fetch_wheel
 
 Row = Mapping[str, Any]  #: of a task's data
 
+#: What a template can do wrong besides what Jinja calls an error
+FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 LETTER = re.compile(r"^\s*[A-J][.)]\s*")
 #: A hyphen is a sign unless something ends before it, as in "3-8"; a point begins ".5", not "3.5"
 NUMBER = r"(?:(?<![\w)\]}%°−–—-])[-−])?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)"
@@ -82,6 +84,8 @@ class Task:
             re.compile(self.pattern)
         except re.error as error:
             raise self.error(f"extract: {error}") from error
+        if re.search(self.pattern, ""):
+            raise self.error(f"extract: '{self.extract}' finds an answer where nothing is")
 
     @property
     def pattern(self) -> str:
@@ -110,7 +114,7 @@ class Task:
 
         try:
             return str(compiled(template).render(**row, **more))
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
+        except (*FAILURES, TemplateError) as error:
             raise self.error(f"cannot fill its template: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -246,11 +247,11 @@ class RemoteModel:
             return Refused(spelled(error))
         except openai.APIError as error:
             return Unreached(spelled(error))
-        except ValueError:
+        except (ValueError, RecursionError):
             return Unreached("a reply that is not JSON")
         try:
             return answered(reply, options)
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError):
             return Unreached("a reply without an answer")
 
     def score(self, pairs: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[int, Scores | Failed]]:
@@ -288,9 +289,12 @@ def answered(reply: Any, options: Sequence[str]) -> Answer | Failed:
     [choice, *_] = reply.choices
     if not isinstance(choice.message.content, str):
         return Failed("a reply without text")
+    choice.message.content.encode()  # ValueError for what is not Unicode
     read, written = (
         int(getattr(reply.usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")
     )
+    if min(read, written) < 0:
+        raise ValueError("no numbers of tokens")
     return Answer(
         text=choice.message.content,
         finish_reason=REASONS.get(choice.finish_reason, str(choice.finish_reason)),
@@ -306,6 +310,8 @@ def told(choice: Any, options: Sequence[str]) -> tuple[float | None, ...]:
     if not content:
         return (None,) * len(options)
     known = {one.token: float(one.logprob) for one in reversed(content[0].top_logprobs)}
+    if not all(-math.inf <= logp <= 0.0 for logp in known.values()):
+        raise ValueError("no log-probabilities")
     return tuple(known.get(option) for option in options)
 
 

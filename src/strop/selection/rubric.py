@@ -13,6 +13,7 @@ from strop.data import Message, sha256_json
 from strop.data.instructions import Instruction, shown
 from strop.data.named import names_in, read_named
 from strop.errors import StropError
+from strop.evaluation.tasks import FAILURES
 
 PARTS = re.compile(r"\{\{\s*(prompt|completion)\s*\}\}")  #: of a row, where a template shows them
 #: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
@@ -71,7 +72,7 @@ def rendered(template: str, **values: str) -> str:
 
     try:
         return str(compiled(template).render(**values))
-    except TemplateError as error:
+    except (*FAILURES, TemplateError) as error:
         raise StropError(f"the template of a rubric failed: {error}") from error
 
 

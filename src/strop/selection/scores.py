@@ -8,6 +8,7 @@ OUTPUT/target-rejected.jsonl   rows of the target that could not be read
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from strop.tuning.origins import RANKER, ranker_hash
 
 LOSSES, LOSSES_ALONE = "losses.jsonl", "losses-alone.jsonl"  #: journals
 TARGET_REJECTED = f"target-{REJECTED}"
+
+LARGEST = math.log(sys.float_info.max)  #: loss whose perplexity is a number
 
 Rows = Sequence[Instruction]
 Reading = float | str  #: what scores of a row are computed from, or why there is none
@@ -206,6 +209,11 @@ def rewards(rows: Rows, work: Path, ranker: Path) -> Readings:
 # ---- The tables ----------------------------------------------------------------------------------
 
 
+def exponential(loss: float) -> float:
+    """Return the perplexity of a loss, infinity where it is larger than any number."""
+    return math.exp(loss) if loss < LARGEST else math.inf
+
+
 @dataclass(frozen=True)
 class Score:
     """A number that an example has."""
@@ -246,7 +254,7 @@ SCORES: dict[str, Score] = {
     "length": Score("words of the answer", (lengths,)),
     "prompt-length": Score("words of the prompt", (prompt_lengths,)),
     "loss": Score("mean loss of a token of the answer", (losses,), ("model",)),
-    "perplexity": Score("its exponential", (losses,), ("model",), math.exp),
+    "perplexity": Score("its exponential", (losses,), ("model",), exponential),
     "ifd": Score(
         "loss of the answer over its loss without the prompt (Cherry)",
         (losses, losses_alone),
@@ -257,7 +265,7 @@ SCORES: dict[str, Score] = {
         "perplexity of the answer over that without the prompt (Superfiltering)",
         (losses, losses_alone),
         ("model",),
-        lambda given, alone: math.exp(given - alone),
+        lambda given, alone: exponential(given - alone),
     ),
     "target": Score(
         "largest cosine to a row of the target, by a model's states",

@@ -1,6 +1,7 @@
 """Does choosing help: trains on what selectors choose and on random rows, and compares the runs.
 
 OUTPUT/runs.jsonl          every run: rows, tokens, loss, figures of tasks
+OUTPUT/rejected.jsonl      rows that could not be read; of the tests in tests-rejected.jsonl
 OUTPUT/differences.svg     each selector against random rows, and against ones of the same lengths
 OUTPUT/manifest.json       the same as numbers, with verdicts
 
@@ -51,6 +52,8 @@ from strop.tuning.sample import engine
 from strop.tuning.tune import SFT_RATE
 
 RUNS, DIFFERENCES = "runs.jsonl", "differences.svg"
+TASKS = "tasks"  #: what is kept of them, in the place of a run
+TESTS_REJECTED = "tests-rejected.jsonl"
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,12 @@ def trial(
     keep = budget(selectors)
     path = rows_path(data)
     prepared = [prepare(name, config.limit) for name in config.tasks]
+    if len({one.task.name for one in prepared}) != len(prepared):
+        raise StropError("two tasks have one name")
     embedders = sorted({one.model for one in selectors.values() if one.embeds})
     inputs = {"model": model_identity(model), "data": sha256_file(path)}
     inputs |= {f"task{number}": one.hash for number, one in enumerate(prepared)}
-    inputs |= {name: model_identity(name) for name in embedders}
+    inputs |= {f"embedder {name}": model_identity(name) for name in embedders}
     if tests is not None:
         inputs["tests"] = sha256_file(rows_path(tests))
     settings = {
@@ -107,7 +112,8 @@ def trial(
     def make(directory: Path, place: Path) -> Facts:
         records = read_instructions(path)
         source = open_source(model)
-        training, tested = parted(unique(records.rows, path), tests, source)
+        unread = directory / TESTS_REJECTED
+        training, tested = parted(unique(records.rows, path), tests, source, unread)
         jobs = list(planned(training, selectors, config.runs, keep, place))
         say(f"{len(jobs)} runs on {keep} rows each, tested on {len(tested)}")
         runner = Runner(source, config, tested, place)
@@ -178,14 +184,15 @@ class Runner:
     def asked(self, place: Path, reference: str) -> dict[str, Values]:
         """Return the first figure of each task for each row, NaN where the model has no answer."""
         tasks = {name: open_task(name) for name in self.config.tasks}
-        notes = {name: place / f"{task.name}.json" for name, task in tasks.items()}
+        folder = place / TASKS
+        notes = {name: folder / f"{task.name}.json" for name, task in tasks.items()}
         left = [name for name, note in notes.items() if not note.is_file()]
         if left:
-            with tempfile.TemporaryDirectory(dir=place) as folder:
-                tuned = engine(reference, Path(folder))
+            with tempfile.TemporaryDirectory(dir=place) as packed:
+                tuned = engine(reference, Path(packed))
                 for name in left:
                     one = prepare(name, self.config.limit)
-                    samples = sampled(one, LocalModel(tuned, chat=one.kind.chat), place)
+                    samples = sampled(one, LocalModel(tuned, chat=one.kind.chat), folder)
                     figure = first_figure(one.task)
                     write_json(notes[name], [sample.get(figure) for sample in samples])
         return {

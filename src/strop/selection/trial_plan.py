@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from strop.data import prompt_key, sha256_json
-from strop.data.instructions import Instruction, read_instructions, unique
+from strop.data.instructions import Instruction, read_instructions, report_unread, unique
 from strop.errors import StropError
 from strop.selection.select import RANDOM, SelectConfig, check_scores, chosen, length_matched
 from strop.selection.subset import Item, check_tested, in_order, items_of, split
@@ -95,17 +95,25 @@ def budget(selectors: Mapping[str, SelectConfig]) -> int:
 
 
 def parted(
-    rows: Sequence[Instruction], tests: Path | None, source: Source
+    rows: Sequence[Instruction], tests: Path | None, source: Source, unread: Path
 ) -> tuple[list[Item], list[Item]]:
-    """Return what is trained on, and what is tested on: rows with other prompts."""
+    """Return what is trained on, and what is tested on: rows with other prompts.
+
+    Rows of the tests that cannot be used go to the file `unread`.
+    """
     if tests is None:
         return split(items_of(rows, source))
     other = rows_path(tests)
-    tested = items_of(unique(read_instructions(other).rows, other), source)
+    records = read_instructions(other)
+    report_unread(records, unread)
+    tested = items_of(unique(records.rows, other), source)
     check_tested(tested)
     asked = {prompt_key(one.prompt) for one, _ in tested}
     every = items_of(rows, source)
-    return [item for item in every if prompt_key(item[0].prompt) not in asked], tested
+    training = [item for item in every if prompt_key(item[0].prompt) not in asked]
+    if not training:
+        raise StropError(f"{other}: has all prompts of the rows: none is left to train on")
+    return training, tested
 
 
 def planned(
@@ -119,6 +127,8 @@ def planned(
     dealt = in_order(items, runs.seed)
     every = [dealt[number :: runs.parts] for number in range(runs.parts)]
     counts = {CHOSEN: (runs.random, keep), MORE: (runs.parts, round(keep * runs.more))}
+    if runs.more and counts[MORE][1] <= keep:
+        raise StropError(f"{runs.more:g} times {keep} rows are no more rows: name a larger factor")
     for which, (count, size) in counts.items():
         for number in range(count if size else 0):
             plain = SelectConfig(by=RANDOM, keep=size, seed=runs.seed + number)

@@ -9,6 +9,7 @@ from typing import Any
 
 from strop.data import read_text
 from strop.data.document import read_document
+from strop.errors import StropError
 from strop.recipes.options import ModelReference, Processes, RowsFile, TaskReference, convert, label
 from strop.recipes.stage import Context, Figure, Finished, Headline, Metrics, Section, Stage
 from strop.stats import Interval
@@ -77,8 +78,7 @@ class TrialOptions:
 
     def chosen(self) -> dict[str, Any]:
         """Return what chooses, by its name."""
-        plain = {name: Selector(by=name) for name in self.by}
-        return select_configs(plain | self.selectors, self.keep, self.embedder or "")
+        return select_configs(self.by, self.selectors, self.keep, self.embedder or "")
 
 
 def read_selectors(path: Path) -> dict[str, Selector]:
@@ -88,10 +88,16 @@ def read_selectors(path: Path) -> dict[str, Selector]:
     return found
 
 
-def select_configs(selectors: Mapping[str, Selector], keep: int, embedder: str) -> dict[str, Any]:
-    """Return the settings of each selection, by its name."""
+def select_configs(
+    by: Sequence[str], more: Mapping[str, Selector], keep: int, embedder: str
+) -> dict[str, Any]:
+    """Return the settings of each selection by its name. Raises StropError for two of one name."""
     from strop.selection.select import SelectConfig
 
+    names = [*by, *more]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise StropError(f"two selectors are called {twice[0]}")
+    selectors = {name: Selector(by=name) for name in by} | dict(more)
     return {
         name: SelectConfig(**asdict(one), keep=keep, model=embedder)
         for name, one in selectors.items()
