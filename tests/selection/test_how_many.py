@@ -125,6 +125,8 @@ def test_what_cannot_be_run_is_said(data: Path, tiny_model: Path, tmp_path: Path
         HowManyConfig(arms=("step",))
     with pytest.raises(StropError, match="which arms"):
         HowManyConfig(arms=())
+    with pytest.raises(StropError, match="named twice"):
+        HowManyConfig(arms=("steps", "steps"))
     with pytest.raises(StropError, match="halvings"):
         HowManyConfig(halvings=1)
     with pytest.raises(StropError, match="cannot be halved 9 times"):

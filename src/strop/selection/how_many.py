@@ -59,6 +59,8 @@ class HowManyConfig:
                 raise unknown_name("arm", arm, ARMS)
         if not self.arms:
             raise StropError(f"which arms? There are {', '.join(ARMS)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise StropError(f"an arm is named twice: {', '.join(self.arms)}")
 
 
 @dataclass(frozen=True)
