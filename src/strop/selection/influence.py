@@ -25,13 +25,13 @@ from strop.data import Example
 from strop.data.instructions import Instruction
 from strop.data.journal import Journal
 from strop.errors import StropError, StropFailure
+from strop.selection.subset import OBJECTIVE
 from strop.training.loop import STATE, train
 from strop.training.network import NetworkConfig, Source, open_source, open_trainee
 from strop.training.processes import own_device
 from strop.training.schedule import TrainingConfig
 from strop.tuning.items import example_items
-from strop.tuning.losses import loss_settings
-from strop.tuning.objective import Candidates, preference_objective
+from strop.tuning.objective import Candidates
 from strop.tuning.ranker import type_to_read
 from strop.tuning.tune import SFT_RATE
 
@@ -42,7 +42,6 @@ WARM_UP = 0.05  #: part of the rows that the adapters are warmed up on, as in LE
 LEAST_WARM_UP = 64  #: rows, or all that there are
 #: LESS's epochs. Gradients are not clipped, so that the moments have the scale of a row's gradient.
 TRAINING = TrainingConfig(learning_rate=SFT_RATE, epochs=4, batch=16, clip=0.0)
-OBJECTIVE = preference_objective(*loss_settings("best-of-n", {}))  #: mean loss of an answer's token
 
 Influence = float | str  #: of a row, or why it has none
 

@@ -25,7 +25,6 @@ from strop.training.memory import ROOM
 from strop.training.network import (
     NetworkConfig,
     Source,
-    Trainee,
     open_trainee,
     save_network,
 )
@@ -100,7 +99,7 @@ def losses_of_run(
     if not note.is_file():
         seed = training.seed if training else 0
         config = replace(network, dtype=network.dtype or "float32")
-        trainee: Trainee = open_trainee(source, config, seed)
+        trainee = open_trainee(source, config, seed)
         if training:
             settings = replace(training, room=training.room or ROOM)
             subset = [one for _, one in items]

@@ -1,4 +1,4 @@
-"""What the runs of a trial say: each selector against both kinds of random rows."""
+"""What the runs of a trial say: each selector against every kind of random rows."""
 
 from __future__ import annotations
 
