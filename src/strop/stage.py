@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from strop.data import (
     sha256_json,
     write_json,
 )
-from strop.data.files import lock_directory
+from strop.data.files import lock_directory, remove_leftovers
+from strop.data.work import SETTINGS
 from strop.errors import StropError
 from strop.models.environment import environment, peak_memory, reset_peak_memory
 
@@ -44,12 +46,15 @@ def run_stage(
     inputs: Mapping[str, str],
     make: Callable[[Path, Path], Facts],
     work: Path | None = None,
+    resume: Callable[[Facts], Sequence[str]] = lambda facts: (),
 ) -> Facts:
     """Let `make(directory, work)` fill a directory that then becomes `output`; return its facts.
 
     Nothing is done if `output` was made with equal settings, from inputs of equal contents
     (`inputs` are hashes), and by this version. `work` is kept when a stage is killed, and the next
-    call goes on with it; one that is given is the caller's to clear. Raises StropError if `output`
+    call goes on with it; one that is given is the caller's to clear. `resume` says, by the facts of
+    a finished output, which of its files to go on with in the work, because some answers are
+    missing; none if it is done. If no more come, the output stays. Raises StropError if `output`
     holds something that is not of a stage.
     """
     plan = {
@@ -62,30 +67,53 @@ def run_stage(
     if output.resolve() == Path.cwd():
         raise StropError(f"{output}: is the directory that you are in: name another one with -o")
     kept = finished(output, kind)
-    if kept is not None and kept["hash"] == digest and unchanged(output, kept):
-        say(f"{output}: already done")
-        facts: Facts = kept["facts"]
-        return facts
-    if kept is not None:
-        say(f"{output}: was made with other settings or from other inputs, and is made anew")
     own = work is None
     work = output.parent / f"{output.name}.work" if work is None else work
+    note = {"stage": kind, "sha256": digest}
+    before: Sequence[str] = ()
+    if kept is not None and kept["hash"] == digest and unchanged(output, kept):
+        before = resume(kept["facts"])
+        if not before:
+            say(f"{output}: already done")
+            if own and is_first():
+                clear_leftovers(output, work, note)
+            facts: Facts = kept["facts"]
+            return facts
+        say(f"{output}: rows without an answer are asked again")
+    elif kept is not None:
+        say(f"{output}: was made with other settings or from other inputs, and is made anew")
     if not is_first():  # the first process writes; training waits until it has begun
         with tempfile.TemporaryDirectory() as folder:
             return make(Path(folder), work)
     with only_one_in(work):
-        begin_or_go_on(work, {"sha256": digest})
+        begin_or_go_on(work, note)
+        for name in before:
+            if not (work / name).exists():
+                with atomic_path(work / name) as copy:
+                    shutil.copyfile(output / name, copy)
         try:
             with atomic_path(output) as partial:
                 partial.mkdir(parents=True)
                 facts = recorded(partial, plan | {"hash": digest}, lambda: make(partial, work))
-        except StropError:
+        except StropError as error:
             if own and nothing_done(work):  # bad input, most likely
                 clear(work)
-            raise
+            if not (kept and before):
+                raise
+            say(f"{output}: stays as it was: {error}")
+            return dict(kept["facts"])
         if own:
             clear(work)
     return facts
+
+
+def clear_leftovers(output: Path, work: Path, note: Mapping[str, str]) -> None:
+    """Remove what is left of a process that was killed just after its output was whole."""
+    remove_leftovers(Path(os.path.realpath(output)))
+    with suppress(StropError):  # what is not ours stays, and who holds the lock clears it himself
+        if (work / SETTINGS).is_file() and read_json(work / SETTINGS) == note:
+            with only_one_in(work):
+                clear(work)
 
 
 @contextmanager
@@ -152,13 +180,14 @@ def unchanged(output: Path, manifest: Mapping[str, Any]) -> bool:
     )
 
 
-def rows_path(place: Path) -> Path:
+def rows_path(place: Path, output: Path | None = None) -> Path:
     """Return the file of rows that a stage's directory, or a path to a file, stands for.
 
-    Raises StropError for a directory without one.
+    Raises StropError for a directory without one, and for rows in the output, which replaces them.
     """
-    if not place.is_dir():
-        return place
-    if not (place / ROWS).is_file():
+    path = place / ROWS if place.is_dir() else place
+    if place.is_dir() and not path.is_file():
         raise StropError(f"{place}: is a directory without {ROWS}, which a stage writes")
-    return place / ROWS
+    if output is not None and path.resolve().is_relative_to(output.resolve()):
+        raise StropError(f"{output}: holds the rows that are read: name another output with -o")
+    return path

@@ -104,6 +104,7 @@ def test_columns_are_named(tiny_model: Path, tmp_path: Path) -> None:
         (["--set", "margin=high"], "must be a name and a number"),
         (["--columns", "prompt"], "must be two names"),
         (["--learning-rate", "0"], "learning_rate must be more than 0"),
+        (["--epochs", "1e308"], "at most 1,000,000 epochs"),
         (["--schedule", "cosin"], "did you mean 'cosine'"),
         (["--held-out", "1"], "held_out must be at least 0 and less than 1"),
         (["--patience", "2", "--held-out", "0"], "needs held-out prompts"),

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from strop.data import atomic_path, files, read_json, read_text, write_json, write_text
+from strop.data import (
+    atomic_path,
+    files,
+    read_examples,
+    read_json,
+    read_text,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from strop.errors import StropError
 
 WORKER = """\
@@ -105,6 +114,14 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(StropError, match="pipe: is a device or a pipe, not a file"):
         write_text(tmp_path / "pipe", "x")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        for read in (read_examples, sha256_file):
+            with pytest.raises(StropError, match="is a pipe or a device"):
+                read(path)
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

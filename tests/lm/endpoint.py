@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,6 +35,7 @@ class Endpoint:
         self.reply = reply
         self.asked: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0
+        self.drips = 0.0  #: seconds between two bytes of a reply; 0: all at once
         lock = threading.Lock()
         endpoint = self
 
@@ -54,7 +56,9 @@ class Endpoint:
                 for name, value in (usual | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for byte in [data] if not endpoint.drips else [data[n : n + 1] for n in range(99)]:
+                    time.sleep(endpoint.drips)
+                    self.wfile.write(byte)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -19,7 +19,7 @@ from strop.selection.rate import rate
 from strop.tuning.judge import judge
 
 COUNT = 12
-CONFIG = RemoteConfig(together=2, retries=0, timeout=0.3)
+CONFIG = RemoteConfig(together=2, retries=0, timeout=1.0)
 TASK = """\
 title: Words
 data: {path: data.jsonl}
@@ -73,7 +73,7 @@ WORK: dict[str, tuple[Run, str, str, int]] = {
 
 
 def late() -> Reply:
-    time.sleep(0.6)
+    time.sleep(1.5)
     return answer("4")
 
 
@@ -108,10 +108,19 @@ def test_a_broken_answer_costs_its_row_and_has_its_reason(
 
     with Endpoint(reply) as place:
         answered, failed = run(tmp_path, f"{place.address}#m")
-    assert answered == COUNT - 1
-    [(why, count)] = failed.items()
-    assert reason in why
-    assert count == 1
+        assert answered == COUNT - 1
+        [(why, count)] = failed.items()
+        assert reason in why
+        assert count == 1
+        # Later the same command asks for that row, and for nothing else.
+        place.reply, before = lambda *_: answer(text), len(place.asked)
+        assert run(tmp_path, f"{place.address}#m") == (COUNT, {})
+        again = place.asked[before:]
+        assert again
+        assert all("Say 3!" in body["messages"][-1]["content"] for body in again)
+        asked = len(place.asked)
+        assert run(tmp_path, f"{place.address}#m") == (COUNT, {})
+        assert len(place.asked) == asked
 
 
 @pytest.mark.parametrize("broken", ["failing", "cut"])
@@ -125,7 +134,7 @@ def test_after_an_endpoint_died_the_same_command_asks_for_the_missing_rows(
         return answer(text) if number <= 3 else BROKEN[broken][0]()
 
     with Endpoint(reply) as place:
-        with pytest.raises(StropFailure, match=r"requests in a row failed, .* again to go on"):
+        with pytest.raises(StropFailure, match=r"requests failed, .* again to go on"):
             run(tmp_path, f"{place.address}#m")
         assert "3 answers, 21 tokens read" in capsys.readouterr().err
         rows = read_rows(tmp_path / "out.work" / kept)
@@ -160,7 +169,7 @@ def test_a_wrong_key_ends_the_work_and_a_right_one_goes_on(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", WORK)
 def test_nobody_there_is_one_line(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(StropFailure, match="in a row failed, the last with: Connection"):
+    with pytest.raises(StropFailure, match="requests failed, the last with: Connection"):
         WORK[kind][0](tmp_path, "http://127.0.0.1:9/v1#m")
 
 

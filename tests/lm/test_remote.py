@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,7 +93,7 @@ def test_an_endpoint_that_dies_ends_the_work_and_what_it_answered_is_kept(endpoi
     place = endpoint(lambda body, number: echo(body, 0) if number <= 5 else (500, "{}", {}))
     model = open_model(f"{place.address}#m", remote=RemoteConfig(together=2, retries=0))
     kept = []
-    with pytest.raises(StropFailure, match="8 requests in a row failed, the last with: "):
+    with pytest.raises(StropFailure, match="8 requests failed, the last with: "):
         kept.extend(one for _, one in model.generate(["question"] * 99, [GREEDY] * 99))
     assert sum(isinstance(one, Answer) for one in kept) == 5
     assert len(place.asked) < 20
@@ -104,9 +105,9 @@ def test_what_was_answered_together_is_handed_over_before_the_end(
     model = RemoteModel("http://host/v1#m", True, RemoteConfig(together=20))
     fine = Answer("fine", "end", 1, 1)
     monkeypatch.setattr(model, "ask", lambda prompt, *_: Unreached("500") if prompt else fine)
-    monkeypatch.setattr(remote, "wait", lambda running, **_: (list(running), set()))
+    monkeypatch.setattr(remote, "wait", lambda running, *_, **__: [f.result() for f in running])
     kept = []
-    with pytest.raises(StropFailure, match="19 requests in a row"):
+    with pytest.raises(StropFailure, match="19 requests failed"):
         kept.extend(model.generate(["", *["bad"] * 19], [GREEDY] * 20))
     assert (0, fine) in kept
     assert len(kept) == 20
@@ -128,6 +129,41 @@ def test_what_will_be_asked_and_what_was_is_said(
 def test_prompts_that_are_refused_are_not_a_dead_endpoint(endpoint: Any) -> None:
     _, found = asked(endpoint(lambda *_: (400, {"error": {"message": "too long"}}, {})), 20)
     assert len(found) == 20
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_endpoint_that_answers_nothing_is_not_asked_to_the_end(
+    endpoint: Any, status: int
+) -> None:
+    body = {"choices": [{"message": {"content": None}}], "error": {"message": "no"}}
+    place = endpoint(lambda *_: (status, body, {}))
+    with pytest.raises(StropFailure, match="requests failed"):
+        asked(place, 500)
+    assert len(place.asked) < 60
+
+    def only_plain(asked: dict[str, Any], number: int) -> Reply:
+        plain = asked["messages"][-1]["content"] in (remote.PROBE, "question 99")
+        return answer("yes") if plain else (status, body, {})
+
+    # Where the prompts are at fault the others are asked.
+    _, found = asked(endpoint(only_plain), 100)
+    assert [number for number, one in found.items() if isinstance(one, Answer)] == [99]
+
+
+def test_an_endpoint_that_drips_is_given_up(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "LOOK", 0.05)
+    place = endpoint(echo)
+    place.drips = 0.2  # seconds between two bytes: never silent for long
+    _, found = asked(place, 3, timeout=2)
+    assert {one.reason for one in found.values()} == {"no whole answer in 2 s"}
+
+
+def test_waiting_for_a_turn_is_not_counted(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "LOOK", 0.05)
+    _, found = asked(endpoint(echo), 3, timeout=2, per_minute=30)
+    assert all(isinstance(one, Answer) for one in found.values())
 
 
 @pytest.mark.parametrize(
@@ -246,6 +282,26 @@ def test_what_an_endpoint_cannot_do_is_said() -> None:
         open_model("http://127.0.0.1:9/v1#m", chat=False)
     with pytest.raises(StropError, match="score no given answers"):
         open_model("http://127.0.0.1:9/v1#m").score([("a", "b")])
-    for bad in ({"together": 0}, {"price_in": -1.0}, {"timeout": 0.0}):
+    for address in ("http://host:port/v1", "http://[::1/v1", "http:///v1", "http://a b/v1"):
+        with pytest.raises(StropError, match="is not an address"):
+            open_model(f"{address}#m")
+    for bad in (
+        {"together": 0},
+        {"together": 10**9},
+        {"price_in": -1.0},
+        {"price_out": math.inf},
+        {"timeout": 0.0},
+        {"timeout": math.inf},
+        {"per_minute": 1e-300},
+        {"per_minute": math.nan},
+    ):
         with pytest.raises(StropError):
             RemoteConfig(**bad)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\nb"])
+def test_a_key_that_no_request_can_carry(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STROP_API_KEY", key)
+    model = open_model("http://127.0.0.1:9/v1#m")
+    with pytest.raises(StropError, match="STROP_API_KEY: a key has"):
+        list(model.generate(["question"], [GREEDY]))

@@ -129,6 +129,12 @@ def test_what_cannot_be_run_is_said(data: Path, tiny_model: Path, tmp_path: Path
         HowManyConfig(arms=("steps", "steps"))
     with pytest.raises(StropError, match="halvings"):
         HowManyConfig(halvings=1)
+    with pytest.raises(StropError, match="from 2 to 30 halvings"):
+        HowManyConfig(halvings=10**9)
+    with pytest.raises(StropError, match="from 1 to 32 seeds"):
+        HowManyConfig(seeds=10**9)
+    with pytest.raises(StropError, match="a seed is from 0"):
+        HowManyConfig(seed=2**63)
     with pytest.raises(StropError, match="cannot be halved 9 times"):
         how_many(str(tiny_model), data, tmp_path / "out", replace(CONFIG, halvings=9))
     data.write_text("".join(data.read_text().splitlines(keepends=True)[:9]))

@@ -201,3 +201,5 @@ def test_what_does_not_fit_has_a_reason(model: str, tmp_path: Path) -> None:
     assert all(isinstance(found[one.key], float) for one in MIXED)
     with pytest.raises(StropError, match="the target has no row that fits: prompt longer"):
         influence(model, MIXED, [long], tmp_path / "b")
+    with pytest.raises(StropError, match="no row fits: prompt longer"):
+        influence(model, [long], MIXED[:2], tmp_path / "c")

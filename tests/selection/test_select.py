@@ -114,7 +114,7 @@ def test_random_rows_follow_from_the_seed_and_not_from_the_order(data: Path) -> 
 
 def test_rows_that_differ(data: Path, tiny_model: Path) -> None:
     model = str(tiny_model)
-    with pytest.raises(StropError, match="need a model"):
+    with pytest.raises(StropError, match="k-center needs a model"):
         SelectConfig(by="k-center")
     texts = [(row["instruction"], row["output"]) for row in rows()]
     vectors = embed(load(model), texts, data.parent / "embeddings")
@@ -179,6 +179,7 @@ def test_the_report_says_what_changed(data: Path, tmp_path: Path) -> None:
         ({"least": {"reward": 1.0}}, "unknown score 'reward'"),
         ({"by": "ifd", "least": {"ifd": 9.0}}, "no row is left; of 12, 12: ifd below 9"),
         ({"keep": -1}, "not be negative"),
+        ({"by": "-random"}, "-random: only a score can be turned round"),
         ({"least": {"ifd": float("nan")}}, "must be a number"),
     ],
 )

@@ -197,10 +197,18 @@ def test_what_cannot_be_compared_is_said(
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Runs(parts=1), lambda: Runs(random=1), lambda: Runs(more=0.5)]
+    "make",
+    [
+        lambda: Runs(parts=1),
+        lambda: Runs(random=1),
+        lambda: Runs(more=0.5),
+        lambda: Runs(parts=10**8),
+        lambda: Runs(random=10**8),
+        lambda: Runs(seed=2**63),
+    ],
 )
-def test_too_few_runs_tell_nothing(make: Callable[[], Runs]) -> None:
-    with pytest.raises(StropError, match=r"at least two|more than 1 times"):
+def test_numbers_of_runs_out_of_range(make: Callable[[], Runs]) -> None:
+    with pytest.raises(StropError, match=r"at least two|more than 1 times|at most 1000|a seed is"):
         make()
 
 

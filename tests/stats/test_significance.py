@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from strop.errors import StropError
-from strop.stats import holm, mcnemar, permutation_test, sign_test
+from strop.stats import holm, mcnemar, permutation_test, sign_test, spelled_p
 
 
 def test_alpagasus_has_two_p_values_below_a_twentieth() -> None:
@@ -69,3 +69,8 @@ def test_what_cannot_be_tested_is_said() -> None:
         permutation_test([1.0, np.nan], [0.0, 0.0])
     with pytest.raises(StropError, match="shape"):
         permutation_test([], [])
+
+
+def test_no_p_is_said_to_be_zero() -> None:
+    assert spelled_p(0.0456) == "p = 0.046"
+    assert spelled_p(1e-9) == "p < 0.001"

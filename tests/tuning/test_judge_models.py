@@ -43,6 +43,7 @@ def test_models_answer_sets_of_prompts_and_are_judged(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "open_model", lambda name, remote: Longer())
+    monkeypatch.setattr(judging, "model_identity", lambda name: name)
     for format in ("bfp8", "bfp4"):
         pack(str(tiny_model), format, tmp_path / format)
     for name in ("one", "two"):
@@ -71,3 +72,28 @@ def test_models_answer_sets_of_prompts_and_are_judged(
         judge_models(models, [], tmp_path / "other", model="longer")
     with pytest.raises(StropError, match="one name"):
         judge_models(models, [sets[0], sets[0]], tmp_path / "other", model="longer")
+
+
+def test_what_judges_is_looked_at_before_answers_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("answers are written")
+
+    monkeypatch.setattr(judging, "sample", never)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    for how, said in (
+        ({"ranker": tmp_path / "none"}, "none"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"model": "http://host/v1"}, "which model"),
+        ({}, "nothing to judge by"),
+    ):
+        with pytest.raises(StropError, match=said):
+            judge_models(("a", "b"), [prompts], tmp_path / "out", **how)
+    with pytest.raises(StropError, match="between 0 and 1"):
+        judge(tmp_path, tmp_path, tmp_path / "out", most_conflicts=1.5)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis").touch()
+    with pytest.raises(StropError, match="was not made by this command"):
+        judge_models(("a", "b"), [prompts], tmp_path / "out", model="http://host/v1#m")

@@ -42,8 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     holder = place.parent / f".{place.name}.{secrets.token_hex(4)}.partial"
     lock = None
     try:
-        for stale in place.parent.glob(f".{glob.escape(place.name)}.*.partial"):
-            remove_abandoned(stale)
+        remove_leftovers(place)
         lock = claim(holder)
         yield holder / place.name
         flush(holder / place.name)
@@ -67,6 +66,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 os.close(lock)
 
 
+def remove_leftovers(place: Path) -> None:
+    """Remove what processes that died while they wrote `place` left beside it."""
+    for stale in place.parent.glob(f".{glob.escape(place.name)}.*.partial"):
+        remove_abandoned(stale)
+
+
 def claim(holder: Path) -> int:
     """Create a directory and lock it, which says that it is in use; return the lock."""
     while True:
@@ -81,8 +86,9 @@ def claim(holder: Path) -> int:
 
 def remove_abandoned(holder: Path) -> None:
     """Remove what a process that died left behind, but nothing that a living one works in."""
-    # A lock that is held means a living owner; what is gone, its owner has removed.
-    with suppress(FileNotFoundError, BlockingIOError):
+    # A lock that is held means a living owner; what is gone, its owner has removed; what another
+    # user left is his.
+    with suppress(FileNotFoundError, BlockingIOError, PermissionError):
         lock = lock_directory(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             remove(holder)
@@ -198,6 +204,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text)
 
 
+def refuse_stream(path: Path) -> None:
+    """Raise StropError for a pipe or a device: what is hashed is read twice, and it comes once."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise StropError(f"{path}: is a pipe or a device: write what it has to a file first")
+
+
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file. Raises StropError if it is missing, unreadable or not UTF-8."""
     try:
@@ -224,6 +236,7 @@ def read_json(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal."""
+    refuse_stream(Path(path))
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,7 +8,6 @@ messages                              the last is the assistant's
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from strop.data.records import (
     Records,
     answer_of,
     example,
+    is_finite,
     read_rows_of,
     report_rejected,
 )
@@ -95,8 +95,7 @@ def check_scores(row: Mapping[str, Any]) -> None:
     if not isinstance(scores, dict):
         raise BadRow("scores is not an object")
     for name, value in scores.items():
-        # Whole numbers of JSON may be larger than any float.
-        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        if not is_finite(value):
             raise BadRow(f"the score {name} is no finite number")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
@@ -37,10 +38,17 @@ def read_named(
         raise unknown_name(f"{what} (or file.yaml)", name, names)
     try:
         found: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # Dates that are none, tags that do not fit, great depth: PyYAML lets such errors through.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise StropError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise StropError(f"{name}: a {what} is an object")
+    try:
+        json.dumps(found, sort_keys=True, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StropError(
+            f"{name}: holds what JSON cannot (dates and keys that are numbers need quotes): {error}"
+        ) from error
     for key in found:
         if key not in known:
             raise StropError(f"{name}: {unknown_name('key', str(key), known)}")

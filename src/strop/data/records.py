@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from strop.console import say
-from strop.data.files import read_text, sha256_json, write_text
+from strop.data.files import read_text, refuse_stream, sha256_json, write_text
 from strop.errors import StropError, unknown_name
 
 Message = dict[str, str]  #: {"role": "system" | "user" | "assistant", "content": text}
@@ -137,8 +138,17 @@ def read_records(
 
 
 def read_rows_of(path: Path, build: Callable[[dict[str, Any]], Row]) -> Records[Row]:
-    """Read a file of JSON lines whose rows may have any columns; see `read_records`."""
-    return read_lines(path, lambda row, _: build(row))
+    """Read a file of JSON lines whose rows may have any columns; see `read_records`.
+
+    They are written again as they were: one that cannot be is left out.
+    """
+
+    def built(row: dict[str, Any], _: int) -> Row:
+        found = build(row)
+        check_writable(row)
+        return found
+
+    return read_lines(path, built)
 
 
 def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Records[Row]:
@@ -146,6 +156,7 @@ def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Recor
     rows: list[Row] = []
     lines: list[int] = []
     rejected: list[Rejected] = []
+    refuse_stream(path)
     text = read_text(path).removeprefix("\ufeff")  # which some editors put before UTF-8
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -167,6 +178,14 @@ def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Recor
         first = f" (line {rejected[0].line}: {rejected[0].reason})" if rejected else ""
         raise StropError(f"{path}: no row that can be used{first}")
     return Records(rows, lines, rejected)
+
+
+def check_writable(row: Mapping[str, Any]) -> None:
+    """Raise BadRow for what can be read and not be written: 1e999, half a character, depth."""
+    try:
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BadRow("has what cannot be written as JSON") from error
 
 
 def refuse_constant(name: str) -> None:
@@ -216,7 +235,7 @@ def preference(row: Mapping[str, Any]) -> Preference:
         raise BadRow("chosen and rejected answer different prompts")
     if chosen == rejected:
         raise BadRow("chosen and rejected are equal")
-    values = both_of(row, "value", lambda value: type(value) in (int, float))
+    values = both_of(row, "value", is_finite)
     tokens = both_of(row, "tokens", is_tokens)
     return Preference(
         prompt=joined_prompt(row, before),
@@ -249,6 +268,11 @@ def both_of(
     if not (test(chosen) and test(rejected)):
         raise BadRow(f"chosen_{what} and rejected_{what} are not both {what}")
     return chosen, rejected
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether a value is a number that a float can hold; whole numbers of JSON may be more."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def is_tokens(value: Any) -> bool:
@@ -359,7 +383,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line:
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=refuse_constant)
             except (ValueError, RecursionError) as error:
                 raise StropError(f"{path}:{number}: not JSON") from error
             if not isinstance(row, dict):

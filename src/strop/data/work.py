@@ -15,12 +15,23 @@ SETTINGS = "settings.json"  #: in the directory of the work: what it was made wi
 
 
 def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
-    """Make a directory for the work, or find there what was done with the same settings."""
+    """Make a directory for the work, or find there what was done with the same settings.
+
+    What was done with others is cleared. Raises StropError for work of another `stage`, which may
+    have cost money, and for what is no work of ours.
+    """
     note = work / SETTINGS
     begun = work.is_dir() and any(path.suffix != PARTIAL for path in work.iterdir())
     if begun and not note.exists():
         raise StropError(f"{work} is in the way, and was not made by strop: remove it")
-    if note.exists() and read_json(note) != settings:
+    found = read_json(note) if note.exists() else settings
+    other = found.get("stage") if isinstance(found, dict) else None
+    if other not in (None, settings["stage"]):
+        raise StropError(
+            f"{work} has what another command, strop {other}, has done so far: let that one "
+            "finish, remove it, or name another output with -o"
+        )
+    if found != settings:
         say(f"{work} was made with other settings: starting anew")
         clear(work)
     elif note.exists():

@@ -97,7 +97,7 @@ def make_draft(
     refuse_if_hopeless(model, seconds)
     work = place.parent / f"{place.name}.work"
     settings = [strop.__version__, model.fingerprint, FORMAT, SIZES, prompts, minutes, tokens, seed]
-    begin_or_go_on(work, {"sha256": sha256_json(settings)})
+    begin_or_go_on(work, {"stage": "draft", "sha256": sha256_json(settings)})
     asked, took = asked_of(model, prompts, seed, work / "prompts.json")
     count = max(1, int(HELD_OUT * len(asked)))
     if len(asked) <= count:

@@ -26,7 +26,7 @@ from strop.evaluation.sandbox import isolation
 from strop.evaluation.tasks import Row, Task, open_task, task_names, task_rows
 from strop.lm import LanguageModel, LocalModel, RemoteConfig, RemoteModel, open_model
 from strop.stage import Facts, run_stage
-from strop.stats import Interval
+from strop.stats import Interval, spelled_p
 
 RESULTS, SAMPLES, AGAINST = "results.json", "samples", "against"
 HARNESS = "lm_eval.json"
@@ -58,6 +58,7 @@ def evaluate(
     models = [Opened(name, chat, remote) for name in (model, against) if name is not None]
     for each in models:
         each.check(prepared)
+    remotes = [n for n, one in enumerate(models) if isinstance(one.with_chat, RemoteModel)]
     inputs = {f"task {one.task.name}": one.hash for one in prepared}
     inputs |= {f"model {number}": one.identity for number, one in enumerate(models)}
     settings = {"chat": chat, "limit": limit, "tasks": [one.task.name for one in prepared]}
@@ -81,7 +82,13 @@ def evaluate(
         write_json(directory / HARNESS, harness_results(facts))
         return facts
 
-    return run_stage("eval", output, settings, inputs, make, work)
+    def resume(facts: Facts) -> list[str]:
+        every = facts["tasks"]
+        failed = [task["failed"][number] for task in every.values() for number in remotes]
+        folders = (SAMPLES, AGAINST)[: len(models)] if any(failed) else ()
+        return [f"{folder}/{name}.jsonl" for folder in folders for name in every]
+
+    return run_stage("eval", output, settings, inputs, make, work, resume)
 
 
 @dataclass(frozen=True)
@@ -103,21 +110,24 @@ def prepare(name: str, limit: int) -> Prepared:
     """Open a task and read its rows. Raises StropError if none of them can be asked."""
     task = open_task(name)
     kind = kind_of(task)
-    rows = task_rows(task, limit)
+    records = task_rows(task, limit)
     usable: list[Row] = []
-    reasons = Counter[str]()
-    for row in rows:
+    reasons = Counter(one.reason for one in records.rejected)
+    for row in records.rows:
         try:
             task.asked(row)
             kind.check(task, row)
             usable.append(row)
         except StropError as error:
-            reasons[str(error)[:120]] += 1
+            reasons[str(error).removeprefix(f"task {task.name}: ")[:120]] += 1
+    total = len(records.rows) + len(records.rejected)
     if not usable:
         reason, count = reasons.most_common(1)[0]
-        raise StropError(f"no row can be asked; {count} of {len(rows)}: {reason}")
+        raise StropError(f"{task.name}: no row can be asked; {count} of {total}: {reason}")
     if reasons:
-        say(f"{task.name}: {len(rows) - len(usable)} of {len(rows)} rows cannot be asked")
+        reason, count = reasons.most_common(1)[0]
+        why = f"most often ({count}): {reason}"
+        say(f"{task.name}: {total - len(usable)} of {total} rows cannot be asked, {why}")
     return Prepared(task, kind, usable, dict(reasons.most_common(20)))
 
 
@@ -231,9 +241,9 @@ def line_of(found: Mapping[str, Any], loss: bool) -> str:
     if "difference" not in found:
         return f"{both}: of different tokens, which cannot be compared  n = {ours.n}"
     difference = Interval(**found["difference"]).scaled(scale)
-    shown = f"p = {found['p']:.3f}"
+    shown = spelled_p(found["p"])
     if "verdict" in found:
-        shown += f", {found['p_holm']:.3f} with all tasks: {found['verdict']}"
+        shown += f", {spelled_p(found['p_holm'])} with all tasks: {found['verdict']}"
     return f"{both}: {difference:+{form}}{points}, {shown}  n = {ours.n}"
 
 

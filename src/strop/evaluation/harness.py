@@ -1,6 +1,6 @@
 """lm-evaluation-harness beside Strop: it drives a model of ours, and reads our results.
 
-    python -m strop.evaluation.harness --model strop --model_args pretrained=small --tasks piqa
+    python -m strop.evaluation.harness run --model strop --model_args pretrained=small --tasks piqa
 
 takes what `lm_eval` takes. Prompts are continued as they are, or put into the chat template by the
 harness (--apply_chat_template), which also makes few-shot prompts.
@@ -15,7 +15,7 @@ from typing import Any
 from strop.console import progress
 from strop.decoding import CachedSession, Sampling
 from strop.decoding.generate import beginning
-from strop.errors import StropError, StropFailure, failed_import
+from strop.errors import StropError, StropFailure
 from strop.lm import Answer, LocalModel, Scores, local
 from strop.models import load
 
@@ -65,7 +65,7 @@ def adapter() -> Any:
     try:
         from lm_eval.api.model import LM
     except ImportError as error:
-        raise failed_import(error, ("lm_eval",), "eval") from error
+        raise StropError(f"cannot import lm_eval ({error}): pip install lm-eval") from error
 
     class StropLM(LM):  # type: ignore[misc]
         """A packed model, or one on PyTorch."""
@@ -172,10 +172,11 @@ def sampling_of(settings: Mapping[str, Any], seed: int) -> Sampling:
 
 def main() -> None:
     """Run the harness's own command line, which then knows the model `strop`."""
+    model = adapter()
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import register_model
 
-    register_model("strop")(adapter())
+    register_model("strop")(model)
     cli_evaluate()
 
 

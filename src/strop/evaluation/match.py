@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from strop.evaluation.samples import Sample, Samples, written
-from strop.evaluation.tasks import Row, Task
+from strop.evaluation.tasks import EXTRACTS, Row, Task
 from strop.lm import LanguageModel
 
 MARK = re.compile(r"[^\w\s]|_")  #: what is neither letter, digit nor space
@@ -42,9 +42,15 @@ def same(task: Task, one: str, other: str) -> bool:
 
 
 def answers_of(task: Task, row: Row) -> list[str]:
-    """Return what is right, extracted as replies are."""
-    lines = [line for line in task.fill(task.answer, row).split("\n") if line.strip()]
+    """Return what is right, extracted as replies are, a line each.
+
+    A pattern of the task's own may say where an answer stands in a reply, as after "The answer is":
+    where no line has that, the lines are what is right.
+    """
+    lines = [line.strip() for line in task.fill(task.answer, row).split("\n") if line.strip()]
     found = [text for line in lines if (text := extracted(task, line)) is not None]
+    if task.extract not in EXTRACTS:
+        found = found or lines
     if not found:
         raise task.error(f"no answer in {lines!r:.80}")
     return found

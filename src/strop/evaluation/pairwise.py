@@ -17,8 +17,8 @@ from strop.console import progress
 from strop.data import Prompt, sha256_json
 from strop.data.journal import Journal
 from strop.decoding import Sampling
-from strop.errors import StropError, StropFailure
-from strop.lm import Answer, Failed, LanguageModel
+from strop.errors import StropFailure
+from strop.lm import FAILED, Answer, Failed, LanguageModel
 from strop.stats import (
     Interval,
     Verdict,
@@ -27,6 +27,7 @@ from strop.stats import (
     length_controlled,
     net_win_rate,
     sign_test,
+    spelled_p,
     wilson,
 )
 
@@ -77,7 +78,7 @@ def question(prompt: str, first: str, second: str) -> Prompt:
 def preference(answer: Answer | Failed) -> tuple[str | None, str]:
     """Return the letter that a judge replied, A, B or C, and "judged" or why there is none."""
     if isinstance(answer, Failed):
-        return None, f"failed: {answer.reason}"
+        return None, answer.status
     found = LETTER.match(answer.text)
     return (found[1].upper(), "judged") if found else (None, "no letter")
 
@@ -107,7 +108,7 @@ def ask_both_ways(
     known = {
         (row["key"], row["order"]): row
         for row in journal.rows
-        if not row["status"].startswith("failed")
+        if not row["status"].startswith(FAILED)
     }
     left = [
         (one, order)
@@ -147,7 +148,9 @@ def both(one: Pair, known: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[
     replies = [known[one.key, order] for order in (0, 1)]
     letters = [reply["letter"] for reply in replies]
     if None in letters:
-        status = next(reply["status"] for reply in replies if reply["letter"] is None)
+        missing = [reply["status"] for reply in replies if reply["letter"] is None]
+        # What failed may be answered when it is asked again, what was said stays.
+        status = next((one for one in missing if one.startswith(FAILED)), missing[0])
         return row | {"letters": letters, "outcome": None, "status": status}
     first, second = letters
     return row | {"letters": letters, "outcome": OUTCOMES[first, second], "status": "judged"}
@@ -162,8 +165,6 @@ def judgement(
 
     Raises StropFailure if it judged fewer than two pairs.
     """
-    if not 0.0 <= most_conflicts <= 1.0:
-        raise StropError(f"a share of conflicts lies between 0 and 1, not {most_conflicts}")
     judged = [
         (one, row) for one, row in zip(pairs, rows, strict=True) if row["outcome"] is not None
     ]
@@ -247,9 +248,9 @@ def spelled(facts: Mapping[str, Any]) -> str:
     for name, one in [*sets.items(), ("all", facts["together"])]:
         rate = Interval(**one["net_win_rate"]).scaled(100)
         equal = Interval(**one["length_controlled"]).scaled(100)
-        p = f"p = {one['p']:.3f}"
+        p = spelled_p(one["p"])
         if "p_holm" in one and sets:
-            p += f", {one['p_holm']:.3f} with all sets"
+            p += f", {spelled_p(one['p_holm'])} with all sets"
         lines.append(
             f"{name}: {one['wins']} wins, {one['ties']} ties, {one['losses']} losses; net win rate "
             f"{rate:.0f}%, at equal lengths {equal:.0f}%, {p}: {one['verdict']} (n = {rate.n})"

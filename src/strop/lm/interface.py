@@ -41,11 +41,19 @@ class Scores:
         return -self.total / len(self.logps)
 
 
+FAILED = "failed"  #: what the status of a prompt begins with that has no answer
+
+
 @dataclass(frozen=True)
 class Failed:
     """Why there is no answer to one prompt; the others have theirs."""
 
     reason: str  #: in a few words
+
+    @property
+    def status(self) -> str:
+        """Return how it is kept."""
+        return f"{FAILED}: {self.reason}"
 
 
 class LanguageModel(Protocol):

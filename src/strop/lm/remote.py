@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from strop.console import say
 from strop.data import Prompt
@@ -23,6 +24,13 @@ KEYS = ("STROP_API_KEY", "OPENAI_API_KEY")  #: environment variables that may ho
 MOST_OPTIONS = 20  #: of the most likely first tokens that an endpoint tells
 LETTERS = 4  #: of a token, roughly: for what requests will cost
 DEAD = 8  #: failures in a row after which nothing more is asked
+HOPELESS = 32  #: failures before any answer, after which a plain question tells whose fault it is
+PROBE = "Say yes."
+MOST_HANGING = 32  #: requests that were given up, after which nothing more is asked
+MOST_TOGETHER = 256  #: requests: each has a thread
+LONGEST_PAUSE = 120.0  #: seconds before a request is repeated, as the openai library has it
+LOOK = 1.0  #: seconds after which to see whether a request takes too long
+SLOWEST = 0.01  #: requests a minute
 #: Errors, as the openai library calls them, that no other prompt and no other time will mend
 NEVER = ("AuthenticationError", "PermissionDeniedError", "NotFoundError")
 #: An endpoint's words for why an answer ended, in ours
@@ -36,7 +44,7 @@ class RemoteConfig:
     together: int = 8  #: requests at once
     per_minute: float = 0.0  #: requests a minute, at most; 0: no limit
     retries: int = 4  #: of a request that failed, with growing pauses or those that it is told
-    timeout: float = 60.0  #: seconds that a request may take
+    timeout: float = 60.0  #: seconds that an endpoint may say nothing in
     price_in: float = 0.0  #: of a million tokens that are read, in whatever currency
     price_out: float = 0.0  #: of a million tokens that are written
 
@@ -44,8 +52,17 @@ class RemoteConfig:
         """Raise StropError for what is out of range."""
         if self.together < 1 or self.retries < 0 or not self.timeout > 0:
             raise StropError("requests at once and the timeout must be above 0, retries at least 0")
-        if min(self.per_minute, self.price_in, self.price_out) < 0:
-            raise StropError("limits and prices must not be negative")
+        if not (self.together <= MOST_TOGETHER and self.timeout < math.inf):
+            raise StropError(f"at most {MOST_TOGETHER} requests at once, and a finite timeout")
+        if self.per_minute and not SLOWEST <= self.per_minute < math.inf:
+            raise StropError(f"requests a minute: at least {SLOWEST}, or 0 for no limit")
+        if not all(0 <= price < math.inf for price in (self.price_in, self.price_out)):
+            raise StropError("prices must be numbers of at least 0")
+
+    @property
+    def longest(self) -> float:
+        """Return the seconds after which a prompt is given up, whatever still drips in."""
+        return (self.retries + 1) * (self.timeout + LONGEST_PAUSE)
 
     def cost(self, read: float, written: float) -> float:
         """Return what so many tokens cost."""
@@ -73,6 +90,18 @@ class Unreached(Failed):
 
 class Refused(Failed):
     """A failure of what was asked for; something else may be answered."""
+
+
+@dataclass
+class Attempt:
+    """When a request was sent; waiting for its turn is not counted."""
+
+    sent: float = math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it takes."""
+        return time.monotonic() - self.sent
 
 
 @dataclass
@@ -108,6 +137,13 @@ class RemoteModel:
     def __init__(self, reference: str, chat: bool, config: RemoteConfig) -> None:
         """Take the address; nothing is asked yet. Raises StropError without a name."""
         self.address, _, self.model = reference.partition("#")
+        try:
+            parts = urlsplit(self.address)
+            named = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, brackets without an end
+            named = False
+        if not named or not self.address.isprintable() or " " in self.address:
+            raise StropError(f"{self.address}: is not an address such as http://host:8000/v1")
         if not self.model:
             raise StropError(f"{reference}: which model? Write {reference}#NAME")
         if not chat:
@@ -153,7 +189,10 @@ class RemoteModel:
             import openai
         except ModuleNotFoundError as error:
             raise missing_extra("openai", "remote") from error
-        key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "none")
+        keys = {name: os.environ.get(name, "").strip() for name in KEYS}
+        variable, key = next(((name, key) for name, key in keys.items() if key), ("", "none"))
+        if not (key.isascii() and key.isprintable()):
+            raise StropError(f"{variable}: a key has letters, digits and marks of ASCII only")
         return openai.OpenAI(
             api_key=key,
             base_url=self.address,
@@ -173,38 +212,57 @@ class RemoteModel:
             return
         say(self.expected(prompts, sampling))
         waiting = deque(enumerate(zip(prompts, sampling, strict=True)))
-        running: dict[Future[Answer | Failed], int] = {}
-        in_a_row = 0
+        running: dict[Future[Answer | Failed], tuple[int, Attempt]] = {}
+        in_a_row, failures, hanging, reason = 0, 0, 0, ""
         try:
             while waiting or running:
                 while waiting and len(running) < self.config.together:
                     number, (prompt, how) = waiting.popleft()
-                    running[in_background(self.ask, prompt, how, options)] = number
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    answer = future.result()
+                    attempt = Attempt()
+                    future = in_background(self.ask, prompt, how, options, attempt)
+                    running[future] = number, attempt
+                wait(running, LOOK, return_when=FIRST_COMPLETED)
+                for future, (number, attempt) in list(running.items()):
+                    if future.done():
+                        answer = future.result()
+                    elif attempt.seconds > self.config.longest:
+                        answer = Unreached(f"no whole answer in {self.config.longest:g} s")
+                        hanging += 1  # its thread goes on
+                    else:
+                        continue
+                    del running[future]
                     if isinstance(answer, Answer):
                         self.usage.add(answer)
+                    else:
+                        failures, reason = failures + 1, answer.reason
                     in_a_row = in_a_row + 1 if isinstance(answer, Unreached) else 0
-                    yield running.pop(future), answer
+                    yield number, answer
                 # Not before all that were answered together have been handed over.
-                if in_a_row >= DEAD and isinstance(answer, Failed):
+                if failures >= HOPELESS and not self.usage.requests:
+                    probe = self.request(PROBE, Sampling(max_tokens=8), (), {}, Attempt())
+                    if isinstance(probe, Failed):
+                        in_a_row, reason = failures, probe.reason
+                    else:
+                        self.usage.add(probe)
+                if in_a_row >= DEAD or hanging >= MOST_HANGING:
                     raise StropFailure(
-                        f"{self.name}: {in_a_row} requests in a row failed, the last with: "
-                        f"{answer.reason}; run the same command again to go on"
+                        f"{self.name}: {max(in_a_row, hanging)} requests failed, the last with: "
+                        f"{reason}; run the same command again to go on"
                     )
         finally:
             say(self.used)
 
-    def ask(self, prompt: Prompt, sampling: Sampling, options: Sequence[str]) -> Answer | Failed:
+    def ask(
+        self, prompt: Prompt, sampling: Sampling, options: Sequence[str], attempt: Attempt
+    ) -> Answer | Failed:
         """Ask for one answer, without log-probabilities if those are what is refused."""
         if not (options and self.tells):
-            return self.request(prompt, sampling, options, {})
+            return self.request(prompt, sampling, options, {}, attempt)
         logprobs = {"logprobs": True, "top_logprobs": MOST_OPTIONS}
-        found = self.request(prompt, sampling, options, logprobs)
+        found = self.request(prompt, sampling, options, logprobs, attempt)
         if not isinstance(found, Refused):
             return found
-        plain = self.request(prompt, sampling, options, {})
+        plain = self.request(prompt, sampling, options, {}, attempt)
         if isinstance(plain, Answer):
             self.note_silence(found.reason)
         return plain
@@ -222,6 +280,7 @@ class RemoteModel:
         sampling: Sampling,
         options: Sequence[str],
         settings: Mapping[str, Any],
+        attempt: Attempt,
     ) -> Answer | Failed:
         """Send one request."""
         import openai
@@ -229,9 +288,12 @@ class RemoteModel:
         messages: Any = prompt
         if isinstance(prompt, str):
             messages = [{"role": "user", "content": prompt}]
+        create = self.client.chat.completions.create
+        attempt.sent = math.inf
         self.gate.enter()
+        attempt.sent = time.monotonic()
         try:
-            reply = self.client.chat.completions.create(
+            reply = create(
                 model=self.model,
                 messages=list(messages),
                 temperature=sampling.temperature,

@@ -24,15 +24,16 @@ from strop.data import sha256_file, sha256_json, write_rows, write_text
 from strop.data.instructions import read_instructions, report_unread, unique
 from strop.errors import StropError, unknown_name
 from strop.models.identity import model_identity
-from strop.selection.curve import LEAST_SIZES, Enough, Run, enough
+from strop.selection.curve import LEAST_SIZES, MOST_SEEDS, Enough, Run, enough
 from strop.selection.subset import Item, in_order, items_of, losses_of_run, split
 from strop.stage import REJECTED, Facts, rows_path, run_stage
 from strop.stats import ratio
 from strop.svg import Line, lines, standalone
 from strop.training.network import NetworkConfig, Source, open_source
-from strop.training.schedule import TrainingConfig
+from strop.training.schedule import TrainingConfig, check_seed
 from strop.tuning.tune import SFT_RATE
 
+MOST_HALVINGS = 30  #: of more examples than anybody has
 ARMS = ("epochs", "steps")  #: what subsets of all sizes have in common
 RUNS, CURVES = "runs.jsonl", "curves.svg"
 
@@ -52,8 +53,14 @@ class HowManyConfig:
 
     def __post_init__(self) -> None:
         """Raise StropError for what is out of range."""
-        if self.halvings < LEAST_SIZES - 1 or self.seeds < 1:
-            raise StropError(f"at least {LEAST_SIZES - 1} halvings and a seed are needed")
+        if not LEAST_SIZES - 1 <= self.halvings <= MOST_HALVINGS:
+            raise StropError(
+                f"from {LEAST_SIZES - 1} to {MOST_HALVINGS} halvings are possible, not "
+                f"{self.halvings}"
+            )
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise StropError(f"from 1 to {MOST_SEEDS} seeds are possible, not {self.seeds}")
+        check_seed(self.seed)
         for arm in self.arms:
             if arm not in ARMS:
                 raise unknown_name("arm", arm, ARMS)
@@ -86,7 +93,7 @@ def how_many(
     rows for the sizes.
     """
     config = config or HowManyConfig()
-    path = rows_path(data)
+    path = rows_path(data, output)
 
     def make(directory: Path, place: Path) -> Facts:
         records = read_instructions(path)

@@ -79,6 +79,8 @@ def influence(
     """
     source = open_source(model)
     items, reasons = readable(rows, source)
+    if not items:
+        raise StropError(f"no row fits: {next(iter(reasons.values()))}")
     aims, left_out = readable(targets, source)
     if not aims:
         raise StropError(f"the target has no row that fits: {next(iter(left_out.values()))}")

@@ -27,7 +27,15 @@ from strop.data.instructions import (
 from strop.data.journal import Journal
 from strop.decoding import Sampling
 from strop.errors import StropFailure
-from strop.lm import Answer, Failed, LanguageModel, RemoteConfig, open_model
+from strop.lm import (
+    FAILED,
+    Answer,
+    Failed,
+    LanguageModel,
+    RemoteConfig,
+    RemoteModel,
+    open_model,
+)
 from strop.selection.rubric import Rubric, expected_grade, open_rubric, parse_grade
 from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 
@@ -52,7 +60,7 @@ def rate(
     leaves its row unrated, with the reason. Raises StropError for bad data, and StropFailure if
     nothing could be rated.
     """
-    path, asked = rows_path(data), open_rubric(rubric)
+    path, asked = rows_path(data, output), open_rubric(rubric)
     records = read_instructions(path)
     different = unique(records.rows, path)
     rows = different[: limit or None]
@@ -73,7 +81,11 @@ def rate(
             **facts_of([ratings[one.key] for one in rows], asked, model),
         }
 
-    return run_stage("rate", output, settings, inputs, make, work)
+    def resume(facts: Facts) -> list[str]:
+        failed = any(reason.startswith(FAILED) for reason in facts["unrated"])
+        return [RATINGS] if failed and isinstance(model, RemoteModel) else []
+
+    return run_stage("rate", output, settings, inputs, make, work, resume)
 
 
 def rated(
@@ -83,7 +95,7 @@ def rated(
 
     Where an endpoint failed the row is asked again.
     """
-    found = {row["key"]: row for row in journal.rows if not row["status"].startswith("failed")}
+    found = {row["key"]: row for row in journal.rows if not row["status"].startswith(FAILED)}
     left = [one for one in rows if one.key not in found]
     if done := len(rows) - len(left):
         say(f"{done} of {len(rows)} rows are rated already")
@@ -103,7 +115,7 @@ def rated(
 def rating(one: Instruction, answer: Answer | Failed, rubric: Rubric) -> dict[str, Any]:
     """Return what a rater said of a row."""
     if isinstance(answer, Failed):
-        return {"key": one.key, "status": f"failed: {answer.reason}"}
+        return {"key": one.key, "status": answer.status}
     grade, status = parse_grade(answer.text, rubric.lowest, rubric.highest)
     if grade is not None and answer.finish_reason == "length" and answer.text[-1] in NUMERIC:
         grade, status = None, "cut off in a number"  # of which more may have come

@@ -63,9 +63,9 @@ def score(
     wanted = {name: known(name) for name in names}
     if not wanted:
         raise StropError(f"which scores? There are {', '.join(SCORES)}")
-    given = {"model": model, "target": target and rows_path(target), "ranker": ranker}
+    given = {"model": model, "target": target and rows_path(target, output), "ranker": ranker}
     check_needs(wanted, given)
-    path = rows_path(data)
+    path = rows_path(data, output)
     records = read_instructions(path)
     different = unique(records.rows, path)
     rows = different[: limit or None]

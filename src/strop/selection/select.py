@@ -65,8 +65,13 @@ class SelectConfig:
                 raise StropError(f"the bound of {name} must be a number, not {value}")
         if not -1.0 < self.distinct <= 1.0:
             raise StropError(f"distinct is a cosine, above -1 and at most 1, not {self.distinct}")
+        if self.by.startswith("-") and not factors(self.by.removeprefix("-")):
+            raise StropError(f"{self.by}: only a score can be turned round")
         if self.embeds and not self.model:
-            raise StropError("rows that differ need a model that embeds them")
+            what = self.by if self.by in SPREADS else "distinct"
+            raise StropError(
+                f"{what} needs a model that embeds rows (--model, in a trial --embedder)"
+            )
 
     @property
     def embeds(self) -> bool:
@@ -86,7 +91,7 @@ def select(
     scores that no row has, and if nothing is left.
     """
     config = config or SelectConfig()
-    path = rows_path(data)
+    path = rows_path(data, output)
     inputs = {"data": sha256_file(path)}
     if config.embeds:
         inputs["model"] = model_identity(config.model)

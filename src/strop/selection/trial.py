@@ -93,7 +93,7 @@ def trial(
     """
     config = config or TrialConfig()
     keep = budget(selectors)
-    path = rows_path(data)
+    path = rows_path(data, output)
     prepared = [prepare(name, config.limit) for name in config.tasks]
     if len({one.task.name for one in prepared}) != len(prepared):
         raise StropError("two tasks have one name")
@@ -102,7 +102,7 @@ def trial(
     inputs |= {f"task{number}": one.hash for number, one in enumerate(prepared)}
     inputs |= {f"embedder {name}": model_identity(name) for name in embedders}
     if tests is not None:
-        inputs["tests"] = sha256_file(rows_path(tests))
+        inputs["tests"] = sha256_file(rows_path(tests, output))
     settings = {
         "model": model,
         "selectors": {name: asdict(one) for name, one in selectors.items()},

@@ -17,9 +17,11 @@ from strop.selection.select import RANDOM, SelectConfig, check_scores, chosen, l
 from strop.selection.subset import Item, check_tested, in_order, items_of, split
 from strop.stage import Facts, rows_path
 from strop.training.network import Source
+from strop.training.schedule import check_seed
 
 #: Rows that a selector chooses; random ones whose answers are as long; more random ones
 CHOSEN, MATCHED, MORE = "chosen", "length-matched", "more"
+MOST_RUNS = 1000  #: on random rows, and of a selector
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Runs:
         """Raise StropError for what is out of range."""
         if min(self.parts, self.random) < 2:
             raise StropError("at least two parts and two runs on random rows are needed")
+        if max(self.parts, self.random) > MOST_RUNS:
+            raise StropError(f"at most {MOST_RUNS} parts and runs on random rows are possible")
+        check_seed(self.seed)
         if self.more and not 1 < self.more < math.inf:
             raise StropError(f"more random rows are more than 1 times as many, not {self.more}")
 

@@ -12,7 +12,13 @@ from strop.stats.power import (
 from strop.stats.proportion import paired_proportions, wilson
 from strop.stats.resampling import bootstrap, mean, paired_difference, ratio
 from strop.stats.runs import run_difference
-from strop.stats.significance import holm, mcnemar, permutation_test, sign_test
+from strop.stats.significance import (
+    holm,
+    mcnemar,
+    permutation_test,
+    sign_test,
+    spelled_p,
+)
 from strop.stats.student import student
 from strop.stats.winrate import against_half, length_controlled, net_win_rate
 
@@ -37,6 +43,7 @@ __all__ = [
     "ratio",
     "run_difference",
     "sign_test",
+    "spelled_p",
     "student",
     "verdict",
     "verdict_deviation",

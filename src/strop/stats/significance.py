@@ -13,6 +13,11 @@ from strop.errors import StropError
 CHUNK = 1 << 22  # most signs that are drawn at once
 
 
+def spelled_p(p: float) -> str:
+    """Say a p-value: none is zero."""
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
 def sign_test(wins: int, losses: int) -> float:
     """Return how likely it is that wins and losses are so unequal by chance; ties do not count.
 

@@ -12,6 +12,9 @@ from strop.errors import StropError, unknown_name
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  #: that accelerate knows, of those named
 
+LARGEST_SEED = 2**62  #: with room for the numbers of runs
+MOST_EPOCHS = 1_000_000  #: far beyond any use, and steps can be counted
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -38,14 +41,23 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise StropError(f"{name} must be more than 0, not {value}")
-        for name in ("weight_decay", "clip", "evaluate_every", "patience", "seed"):
+        for name in ("weight_decay", "clip", "evaluate_every", "patience"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise StropError(f"{name} must not be negative: {getattr(self, name)}")
+        if self.epochs > MOST_EPOCHS:
+            raise StropError(f"at most {MOST_EPOCHS:,} epochs are possible, not {self.epochs:g}")
+        check_seed(self.seed)
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise unknown_name("tracker", tracker, TRACKERS)
         if not 0 <= self.warmup <= 1:
             raise StropError(f"warmup must be from 0 to 1, not {self.warmup}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise StropError for a seed that PyTorch cannot take, or those after it."""
+    if not 0 <= seed < LARGEST_SEED:
+        raise StropError(f"a seed is from 0 to {LARGEST_SEED - 1}, not {seed}")
 
 
 #: Part of the run after the warm-up -> part of the peak learning rate.

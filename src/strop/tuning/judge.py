@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import say
-from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
+from strop.data import Prompt, prompt_key, read_prompts, read_rows, sha256_file, write_rows
 from strop.data.instructions import shown
 from strop.data.journal import Journal
 from strop.errors import StropError
 from strop.evaluation.pairwise import MOST_CONFLICTS, Pair, ask_both_ways, judgement
-from strop.lm import RemoteConfig, open_model
-from strop.stage import ROWS, Facts, rows_path, run_stage
+from strop.lm import FAILED, RemoteConfig, RemoteModel, open_model
+from strop.lm.remote import is_address
+from strop.models.identity import model_identity
+from strop.stage import ROWS, Facts, finished, rows_path, run_stage
 from strop.stats import (
     against_half,
     bootstrap,
@@ -29,11 +31,12 @@ from strop.stats import (
 )
 from strop.tuning.answers import check_samples, prompt_of
 from strop.tuning.diagnosis import repeated_ngrams, text_failures
-from strop.tuning.origins import origins_of, ranker_hash
+from strop.tuning.origins import Origins, origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.ranker import Ranker
 from strop.tuning.sample import SampleConfig, sample
 
+NOTHING = "nothing to judge by: a ranker, a model, or answers with references"
 REPLIES = "replies.jsonl"  #: of a judge, in the order in which they came
 
 
@@ -57,16 +60,14 @@ def judge(
     StropError for a ranker that built the pairs which a model was trained on, if fewer than two
     prompts are left, and if there is nothing to judge by.
     """
+    if not 0.0 <= most_conflicts <= 1.0:
+        raise StropError(f"a share of conflicts lies between 0 and 1, not {most_conflicts}")
     places = [candidate, baseline]
-    inputs = {f"answers{n}": sha256_file(rows_path(place)) for n, place in enumerate(places)}
+    paths = [rows_path(place, output) for place in places]
+    inputs = {f"answers{n}": sha256_file(path) for n, path in enumerate(paths)}
     known = origins_of(places)
     if ranker:
-        inputs["ranker"] = ranker_hash(ranker)
-        if inputs["ranker"] in known.rankers:
-            raise StropError(
-                f"{ranker} ranked the pairs that a model was trained on, so it cannot judge it: "
-                "train another on other data"
-            )
+        inputs["ranker"] = independent(ranker, known)
         known |= origins_of([ranker])
 
     asked = open_model(model, remote=remote) if model else None
@@ -92,7 +93,24 @@ def judge(
         "judge": model,
         "most_conflicts": most_conflicts,
     }
-    return run_stage("judge", output, settings, inputs, make, work)
+
+    def resume(facts: Facts) -> list[str]:
+        found = facts["judge"]["not_judged"] if "judge" in facts else {}
+        failed = any(reason.startswith(FAILED) for reason in found)
+        return [REPLIES] if failed and isinstance(asked, RemoteModel) else []
+
+    return run_stage("judge", output, settings, inputs, make, work, resume)
+
+
+def independent(ranker: Path, known: Origins) -> str:
+    """Return the hash of a ranker. Raises StropError if it built pairs of what it is to judge."""
+    digest = ranker_hash(ranker)
+    if digest in known.rankers:
+        raise StropError(
+            f"{ranker} ranked the pairs that a model was trained on, so it cannot judge it: train "
+            "another on other data"
+        )
+    return digest
 
 
 def judge_models(
@@ -100,7 +118,10 @@ def judge_models(
     prompts: Sequence[Path],
     output: Path,
     max_tokens: int = 256,
-    **how: Any,
+    ranker: Path | None = None,
+    model: str | None = None,
+    most_conflicts: float = MOST_CONFLICTS,
+    remote: RemoteConfig | None = None,
 ) -> Facts:
     """Let two models answer the prompts of one or more files, and compare; see `judge`.
 
@@ -111,19 +132,29 @@ def judge_models(
         raise StropError("which prompts?")
     if len({path.stem for path in prompts}) != len(prompts):
         raise StropError("two files of prompts have one name")
+    finished(output, "judge")  # before hours of writing answers: all that could be wrong
+    if ranker:
+        independent(ranker, origins_of([Path(one).expanduser() for one in models]))
+    if model and is_address(model):
+        open_model(model, remote=remote)
+    elif model:
+        model_identity(model)
+    asked = [one for path in prompts for one in read_prompts(rows_path(path)).rows]
+    if not (ranker or model) and sum(one.reference is not None for one in asked) < 2:
+        raise StropError(NOTHING)
     config = SampleConfig(n=1, temperature=0.0, max_tokens=max_tokens)
     places = []
-    for model, role in zip(models, ("candidate", "baseline"), strict=True):
+    for writer, role in zip(models, ("candidate", "baseline"), strict=True):
         rows: list[dict[str, Any]] = []
         place = output.parent / f"{output.name}.answers" / role
         for path in prompts:
             answers = place / path.stem
-            sample(model, path, answers, config)
+            sample(writer, path, answers, config)
             rows += [{**row, "set": path.stem} for row in read_rows(answers / ROWS)]
         write_rows(place / ROWS, rows)
         origins_of([place / path.stem for path in prompts]).write(place)
         places.append(place)
-    return judge(places[0], places[1], output, **how)
+    return judge(places[0], places[1], output, ranker, model, most_conflicts, remote)
 
 
 Rows = tuple[Mapping[str, Any], Mapping[str, Any]]  #: of the candidate and of the baseline
@@ -177,7 +208,7 @@ def judged(both: Sequence[Rows], ranker: Ranker | None, has_judge: bool, directo
     if len(known) > 1:
         facts["overlap"] = difference_facts(column(known, "overlap"), lower_is_better=False)
     elif not (ranker or has_judge):
-        raise StropError("nothing to judge by: a ranker, a model, or answers with references")
+        raise StropError(NOTHING)
     facts["tokens"] = difference_facts(column(rows, "tokens"))
     facts["repeated"] = difference_facts(column(rows, "repeated"), lower_is_better=True)
     facts["ended"] = difference_facts(column(rows, "ended"), lower_is_better=False)

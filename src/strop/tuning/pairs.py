@@ -59,7 +59,7 @@ def pairs(
     are left out with a reason. Raises StropError if nothing is left.
     """
     config = config or PairsConfig()
-    paths = [rows_path(one) for one in sources]
+    paths = [rows_path(one, output) for one in sources]
     inputs = {str(number): sha256_file(path) for number, path in enumerate(paths)}
     settings = {**asdict(config), "columns": dict(columns or {})}
 

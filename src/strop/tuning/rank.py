@@ -32,7 +32,7 @@ def rank(ranker: Path, samples: Path, output: Path, work: Path | None = None) ->
     gives each candidate a value, the probability that it is good. Candidates that were cut, or are
     equal to one before, take no part.
     """
-    path = rows_path(samples)
+    path = rows_path(samples, output)
     digest = ranker_hash(ranker)
     inputs = {"ranker": digest, "samples": sha256_file(path)}
 

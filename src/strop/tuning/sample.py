@@ -81,7 +81,7 @@ def sample(
     StropError for bad data, and for what the engine does not run.
     """
     config = config or SampleConfig()
-    path = rows_path(data)
+    path = rows_path(data, output)
     inputs = {"model": model_identity(model), "data": sha256_file(path)}
     settings = {"model": model, **asdict(config), "columns": dict(columns or {})}
 

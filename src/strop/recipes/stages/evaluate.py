@@ -17,7 +17,7 @@ from strop.recipes.stage import (
     Section,
     Stage,
 )
-from strop.stats import Interval
+from strop.stats import Interval, spelled_p
 from strop.svg import Whisker, whiskers
 
 OUTPUT = "results"  # directory of what was measured
@@ -118,7 +118,7 @@ def figure_row(measure: str, found: Mapping[str, Any], loss: bool) -> Headline:
     change, reading = "", "of different tokens"
     if "difference" in found:
         change = f"{Interval(**found['difference']).scaled(scale):+{form}}{points}"
-        reading = f"p = {found.get('p_holm', found['p']):.3f}"
+        reading = spelled_p(found.get("p_holm", found["p"]))
         if "verdict" in found:
             reading = f"{found['verdict']}, {reading}"
     return Headline(
