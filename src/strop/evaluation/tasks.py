@@ -174,7 +174,7 @@ def task_rows(task: Task, limit: int = 0) -> Records[Row]:
         name = data.pop("generator")
         if name not in GENERATORS:
             raise task.error(str(unknown_name("generator", str(name), GENERATORS)))
-        rows = generated(name, data, limit)
+        rows: list[Row] = [*generated(name, data, limit)]
         return Records(rows, [*range(1, len(rows) + 1)], [])
     kinds = {key: type(value) for key, value in data.items()}
     if kinds == {"path": str}:
