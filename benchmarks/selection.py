@@ -199,8 +199,11 @@ def rows_of(
         row: dict[str, Any] = {"selector": name}
         for against, compared in one["against"].items():
             difference = Interval(**compared["difference"]).scaled(scale)
-            row[f"against {against}"] = difference.to_json()
-        row["p, corrected"] = round(one["against"]["random"]["p_holm"], 3)
+            ends = ("estimate", "low", "high")
+            rounded = {end: round(getattr(difference, end), 4) + 0.0 for end in ends}
+            row[f"against {against}"] = difference.to_json() | rounded
+        p = one["against"]["random"]["p_holm"]
+        row["p, corrected"] = round(p, 3) if p >= 0.001 else "< 0.001"
         row["better than random?"] = one["against"]["random"]["verdict"]
         row["tokens of an answer"] = round(facts["cost"][name]["answer_tokens"])
         seconds = sum(costs[step] for step in SELECTORS[name].steps) / RUNS.parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,11 @@ class LocalModel:
         self.name = model.name
         self.chat = chat and model.tokenizer.template is not None
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Return the hash of the files: also of the tokenizer and its template, which count.
 
-        A network that was in memory already has weights only.
+        A network that was in memory already has weights only. Every row that is kept says it.
         """
         directory = self.model.directory
         return model_identity(str(directory)) if directory.is_dir() else self.model.fingerprint
