@@ -5,7 +5,7 @@ pool, which is dealt into three parts. From each part every selector chooses 112
 the share that AlpaGasus keeps); SmolLM2-135M with LoRA learns from them once. Random rows have five
 runs. What choosing costs is counted in seconds, beside those of a run's training, and each selector
 is also compared with three times as many random rows. Who is killed goes on.
-Writes benchmarks/results/selection*.json.
+Writes benchmarks/results/selection*.json, and docs/concepts/selection.svg.
 """
 
 from __future__ import annotations
@@ -263,7 +263,8 @@ def main() -> None:
     }
     tests, pool = place / "tests.jsonl", place / "scored.jsonl"
     facts = trial(MODEL, pool, place / "trial", selectors, CONFIG, tests, processes=2)
-    write_text(HERE / "results" / "selection.svg", read_text(place / "trial" / DIFFERENCES))
+    drawn = HERE.parent / "docs" / "concepts" / "selection.svg"
+    write_text(drawn, read_text(place / "trial" / DIFFERENCES))
     write_tables(facts, costs)
     found = facts["measures"][LOSS]["selectors"]
     best = min(found, key=lambda name: found[name]["mean"])
