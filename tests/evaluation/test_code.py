@@ -123,5 +123,5 @@ def test_the_draws_of_pass_at_k() -> None:
 def test_rows_without_tests_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "none.yaml").write_text(CODE.replace("tests: |", "max_tokens: 9\nchoices: |"))
     using(monkeypatch, Written("m", {}))
-    with pytest.raises(StropError, match="no row can be asked; 6 of 6: task none: no t"):
+    with pytest.raises(StropError, match="none: no row can be asked; 6 of 6: no t"):
         evaluate("m", [str(folder / "none.yaml")], folder / "out")

@@ -130,7 +130,7 @@ def test_empty_texts_are_left_out(
     write(tmp_path / "texts.jsonl", [{"text": one} for one in [*TEXTS, "", " \n"]])
     using(monkeypatch, Written("m", losses(1.0)))
     found = evaluate("m", [name], tmp_path / "out")["tasks"]["texts"]
-    assert found["left_out"] == {"task texts: no text to predict": 2}
+    assert found["left_out"] == {"no text to predict": 2}
     assert found["rows"] == 8
 
 

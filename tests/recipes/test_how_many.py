@@ -63,7 +63,7 @@ def test_answers_and_curves_are_in_the_report(
     ("setting", "message"),
     [
         ("arms=[step]", "unknown arm 'step': did you mean 'steps'"),
-        ("halvings=1", "at least 2 halvings"),
+        ("halvings=1", "from 2 to 30 halvings"),
         ("epochs=0", "epochs must be more than 0"),
     ],
 )
