@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strop.svg import LABEL, VALUE, WIDTH, Bar, Whisker, bars, ticks, whiskers
+from strop.svg import LABEL, VALUE, WIDTH, Bar, Whisker, bars, standalone, ticks, whiskers
 
 numbers = st.floats(-1e9, 1e9)
 
@@ -53,3 +53,20 @@ def test_any_label_gives_well_formed_xml(label: str, value: float) -> None:
     text = "".join(c for c in label if c.isprintable())
     assert shapes(bars([Bar(text, value, text)]), "rect")
     assert shapes(whiskers([Whisker(text, value, value, value, text)], text), "circle")
+
+
+def test_long_labels_have_room() -> None:
+    label = "complexity x quality (DEITA)"
+    svg = whiskers([Whisker(label, 2.0, 1.0, 4.0, "2 [1, 4]")], "nats")
+    width = float(svg.split('viewBox="0 0 ')[1].split()[0])
+    [end] = [float(one["x"]) for one in shapes(svg, "text") if one["text-anchor"] == "end"][:1]
+    assert end > 6.5 * len(label)
+    assert width - end > WIDTH - LABEL
+
+
+def test_a_file_of_its_own_shows_intervals() -> None:
+    svg = standalone(whiskers([Whisker("a", 2.0, 1.0, 4.0, "2 [1, 4]")], "nats", 0.0))
+    used = {name for line in shapes(svg, "line") for name in line["class"].split()}
+    style = svg.partition("<style>")[2].partition("</style>")[0]
+    assert used == {"grid", "reference", "whisker", "after"}
+    assert all(f".{name}" in style for name in used)

@@ -14,6 +14,7 @@ from html import escape
 
 WIDTH = 460  # of every plot, in pixels of its own
 LABEL = 100  # width of the labels on the left
+LETTER = 6.6  # about the width of one of their letters
 VALUE = 90  # room for the numbers on the right of a bar
 ROW = 34  # height of a row
 
@@ -62,7 +63,9 @@ def whiskers(rows: Sequence[Whisker], unit: str, reference: float | None = None)
     marks = [edge for row in rows for edge in (row.low, row.high)]
     marks += [] if reference is None else [reference]
     axis = ticks(min(marks), max(marks))
-    left, right = float(LABEL), float(WIDTH - 24)
+    left = max(float(LABEL), 24 + LETTER * max(len(row.label) for row in rows))
+    width = WIDTH + left - LABEL  # the more, the longer the labels are
+    right = width - 24
 
     def across(value: float) -> float:
         return left + (right - left) * (value - axis[0]) / (axis[-1] - axis[0])
@@ -84,14 +87,14 @@ def whiskers(rows: Sequence[Whisker], unit: str, reference: float | None = None)
         low, middle, high = across(row.low), across(row.estimate), across(row.high)
         anchor, x_text = label_side(middle, left, right)
         parts += [
-            text(LABEL - 12, y + 4, row.label, "muted", "end"),
+            text(left - 12, y + 4, row.label, "muted", "end"),
             f'<line class="whisker {tone(row.after)}" x1="{number(low)}" y1="{y}" '
             f'x2="{number(high)}" y2="{y}"/>',
             f'<circle class="{tone(row.after)}" cx="{number(middle)}" cy="{y}" r="5.5"/>',
             text(x_text, y - 12, row.text, "ink", anchor),
         ]
     parts.append(text(right, bottom + 36, unit, "muted", "end"))
-    return svg(bottom + 42, parts)
+    return svg(bottom + 42, parts, width)
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,10 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def svg(height: float, parts: Sequence[str]) -> str:
+def svg(height: float, parts: Sequence[str], width: float = WIDTH) -> str:
     """Wrap shapes into an element that scales with the page."""
-    head = f'<svg viewBox="0 0 {WIDTH} {number(height)}" role="img" xmlns="http://www.w3.org/2000/svg">'
+    box = f'viewBox="0 0 {number(width)} {number(height)}"'
+    head = f'<svg {box} role="img" xmlns="http://www.w3.org/2000/svg">'
     return head + "".join(parts) + "</svg>"
 
 
@@ -184,6 +188,9 @@ def standalone(element: str) -> str:
         "<style>svg{background:#fff;font:12px sans-serif}.ink{fill:#1b1b1b}.muted{fill:#6b6b6b}"
         ".grid{stroke:#ddd}.before{fill:#8a8f98}.after{fill:#1a6fb0}"
         ".line{stroke-width:1.5;fill:none}.line.before{stroke:#8a8f98}.line.after{stroke:#1a6fb0}"
+        ".reference{stroke:#6b6b6b;stroke-width:1.5;stroke-dasharray:5 4}"
+        ".whisker{stroke-width:4;stroke-linecap:round}"
+        ".whisker.before{stroke:#8a8f98}.whisker.after{stroke:#1a6fb0}"
         "</style>"
     )
     head, _, tail = element.partition(">")

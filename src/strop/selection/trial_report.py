@@ -99,10 +99,11 @@ def drawn(measure: Mapping[str, Any]) -> str:
     for name, found in measure["selectors"].items():
         for against, against_it in found["against"].items():
             one = Interval(**against_it["difference"])
-            label = f"{name}, against {against}"
             first = against == RANDOM
+            label = name if first else f"against {against}"
             rows.append(Whisker(label, one.estimate, one.low, one.high, f"{one:+.4f}", after=first))
-    return whiskers(rows, "nats per token, lower is better", 0.0)
+    unit = "nats per token beside random rows (blue) and others, lower is better"
+    return whiskers(rows, unit, 0.0)
 
 
 def summary(facts: Mapping[str, Any]) -> str:
