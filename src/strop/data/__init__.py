@@ -11,22 +11,18 @@ from strop.data.files import (
     write_json,
     write_text,
 )
+from strop.data.lines import Records, Rejected, read_rows, report_rejected, write_rows
 from strop.data.records import (
     Asked,
     Example,
     Message,
     Preference,
     Prompt,
-    Records,
-    Rejected,
     held_out,
     prompt_key,
     read_examples,
     read_preferences,
     read_prompts,
-    read_rows,
-    report_rejected,
-    write_rows,
 )
 from strop.data.work import begin_or_go_on, clear, nothing_done
 

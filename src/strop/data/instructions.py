@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from strop.data.files import sha256_json
+from strop.data.lines import BadRow, Records, read_rows_of, report_rejected
 from strop.data.records import (
-    BadRow,
     Prompt,
-    Records,
     answer_of,
     example,
     is_finite,
-    read_rows_of,
-    report_rejected,
 )
 from strop.errors import StropError
 

@@ -10,15 +10,14 @@ messages that ends with the assistant's; what comes before it is the prompt, if 
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from strop.console import say
-from strop.data.files import read_text, refuse_stream, sha256_json, write_text
+from strop.data.files import sha256_json
+from strop.data.lines import BadRow, Records, Row, read_lines
 from strop.errors import StropError, unknown_name
 
 Message = dict[str, str]  #: {"role": "system" | "user" | "assistant", "content": text}
@@ -65,35 +64,6 @@ class Asked:
     reference: str | None = None
 
 
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that was left out."""
-
-    line: int  #: in the file, from 1
-    reason: str  #: in a few words
-    row: Any  #: as it was read: an object, or the line itself
-
-
-@dataclass(frozen=True)
-class Records(Generic[Row]):
-    """What a file holds."""
-
-    rows: list[Row]
-    lines: list[int]  #: of the rows, in their files, from 1
-    rejected: list[Rejected]
-
-    def located(self, rejected: Iterable[Rejected]) -> list[Rejected]:
-        """Give rows that were left out, numbered from 1 among `rows`, their lines."""
-        return [replace(one, line=self.lines[one.line - 1]) for one in rejected]
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; says why in a few words."""
-
-
 def read_examples(path: Path, columns: Mapping[str, str] | None = None) -> Records[Example]:
     """Read examples; see `read_records`."""
     return read_records(path, ("prompt", "completion"), (), example, columns)
@@ -135,62 +105,6 @@ def read_records(
         return build(renamed(row, f"{path}:{number}", needed, optional, columns))
 
     return read_lines(path, built)
-
-
-def read_rows_of(path: Path, build: Callable[[dict[str, Any]], Row]) -> Records[Row]:
-    """Read a file of JSON lines whose rows may have any columns; see `read_records`.
-
-    They are written again as they were: one that cannot be is left out.
-    """
-
-    def built(row: dict[str, Any], _: int) -> Row:
-        found = build(row)
-        check_writable(row)
-        return found
-
-    return read_lines(path, built)
-
-
-def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Records[Row]:
-    """Read a file of JSON lines; `build` takes an object and the number of its line."""
-    rows: list[Row] = []
-    lines: list[int] = []
-    rejected: list[Rejected] = []
-    refuse_stream(path)
-    text = read_text(path).removeprefix("\ufeff")  # which some editors put before UTF-8
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=refuse_constant)
-        except (ValueError, RecursionError):
-            rejected.append(Rejected(number, "not JSON", line))
-            continue
-        if not isinstance(row, dict):
-            rejected.append(Rejected(number, "not an object", row))
-            continue
-        try:
-            rows.append(build(row, number))
-            lines.append(number)
-        except BadRow as error:
-            rejected.append(Rejected(number, str(error), row))
-    if not rows:
-        first = f" (line {rejected[0].line}: {rejected[0].reason})" if rejected else ""
-        raise StropError(f"{path}: no row that can be used{first}")
-    return Records(rows, lines, rejected)
-
-
-def check_writable(row: Mapping[str, Any]) -> None:
-    """Raise BadRow for what can be read and not be written: 1e999, half a character, depth."""
-    try:
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BadRow("has what cannot be written as JSON") from error
-
-
-def refuse_constant(name: str) -> None:
-    """Raise ValueError for NaN and infinity, which are not JSON."""
-    raise ValueError(name)
 
 
 def renamed(
@@ -369,40 +283,3 @@ def held_out(key: str, part: float, seed: int = 0) -> bool:
     """
     digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < part * 2**64
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write objects as JSON lines, atomically."""
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_text(path, "".join(lines))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read what `write_rows` wrote. Raises StropError with the line of a damaged object."""
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line:
-            try:
-                row = json.loads(line, parse_constant=refuse_constant)
-            except (ValueError, RecursionError) as error:
-                raise StropError(f"{path}:{number}: not JSON") from error
-            if not isinstance(row, dict):
-                raise StropError(f"{path}:{number}: not an object")
-            rows.append(row)
-    return rows
-
-
-def report_rejected(rejected: Sequence[Rejected], total: int, path: Path) -> None:
-    """Write the rows that were left out, with reasons, and say how many there are of each."""
-    if not rejected:
-        path.unlink(missing_ok=True)
-        return
-    counts: dict[str, int] = {}
-    for one in rejected:
-        counts[one.reason] = counts.get(one.reason, 0) + 1
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    # Escaped: what is rejected may not be Unicode.
-    write_text(path, "".join(json.dumps(vars(one)) + "\n" for one in rejected))
-    # The directory has another parent until its stage is done.
-    place = f"{path.parent.name}/{path.name}"
-    say(f"{len(rejected)} of {total} rows left out: {reasons} ({place})")

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from strop.data import Records, atomic_path, sha256_json
+from strop.data.lines import read_rows_of
 from strop.data.named import names_in, read_named
-from strop.data.records import read_rows_of
 from strop.errors import StropError, unknown_name
 from strop.evaluation.generated import GENERATORS, generated
 from strop.models.cache import cache_directory, only_one
