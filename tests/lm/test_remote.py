@@ -94,7 +94,7 @@ def test_an_endpoint_that_dies_ends_the_work_and_what_it_answered_is_kept(endpoi
     model = open_model(f"{place.address}#m", remote=RemoteConfig(together=2, retries=0))
     kept = []
     # Two that end together are both handed over.
-    with pytest.raises(StropFailure, match="[89] requests failed, the last with: "):
+    with pytest.raises(StropFailure, match=r"[89] requests failed, the last with: "):
         kept.extend(one for _, one in model.generate(["question"] * 99, [GREEDY] * 99))
     assert sum(isinstance(one, Answer) for one in kept) == 5
     assert len(place.asked) < 20
