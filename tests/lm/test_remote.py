@@ -70,7 +70,7 @@ def test_what_is_busy_is_asked_again(endpoint: Any) -> None:
     assert len(place.asked) == 3
 
 
-@pytest.mark.parametrize("status", [400, 422, 500, 503])
+@pytest.mark.parametrize("status", [400, 403, 422, 500, 503])
 def test_one_failure_leaves_the_others(endpoint: Any, status: int) -> None:
     def bad(body: dict[str, Any], _: int) -> Reply:
         if body["messages"][0]["content"] == "question 1":
@@ -83,7 +83,7 @@ def test_one_failure_leaves_the_others(endpoint: Any, status: int) -> None:
     assert [found[number].text for number in (0, 2)] == ["answer 0", "answer 2"]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 404])
 def test_what_will_never_work_is_an_error(endpoint: Any, status: int) -> None:
     with pytest.raises(StropError, match=str(status)):
         asked(endpoint(lambda *_: (status, {"error": {"message": "no"}}, {})), 3)
@@ -94,7 +94,7 @@ def test_an_endpoint_that_dies_ends_the_work_and_what_it_answered_is_kept(endpoi
     model = open_model(f"{place.address}#m", remote=RemoteConfig(together=2, retries=0))
     kept = []
     # Two that end together are both handed over.
-    with pytest.raises(StropFailure, match=r"[89] requests failed, the last with: "):
+    with pytest.raises(StropFailure, match=r"[89] requests failed, the last with: .*500"):
         kept.extend(one for _, one in model.generate(["question"] * 99, [GREEDY] * 99))
     assert sum(isinstance(one, Answer) for one in kept) == 5
     assert len(place.asked) < 20
@@ -106,12 +106,56 @@ def test_what_was_answered_together_is_handed_over_before_the_end(
     model = RemoteModel("http://host/v1#m", True, RemoteConfig(together=20))
     fine = Answer("fine", "end", 1, 1)
     monkeypatch.setattr(model, "ask", lambda prompt, *_: Unreached("500") if prompt else fine)
+    monkeypatch.setattr(model, "request", lambda *_: Unreached("500"))
     monkeypatch.setattr(remote, "wait", lambda running, *_, **__: [f.result() for f in running])
     kept = []
     with pytest.raises(StropFailure, match="19 requests failed"):
         kept.extend(model.generate(["", *["bad"] * 19], [GREEDY] * 20))
     assert (0, fine) in kept
     assert len(kept) == 20
+
+
+def test_a_key_that_is_refused_costs_no_answer_that_came_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(prompt: str, *_: Any) -> Answer:
+        if prompt == "refused":
+            raise StropError("401")
+        return Answer("fine", "end", 1, 1)
+
+    model = RemoteModel("http://host/v1#m", True, RemoteConfig(together=20))
+    monkeypatch.setattr(model, "ask", refused)
+    monkeypatch.setattr(remote, "wait", lambda running, *_, **__: [f.exception() for f in running])
+    kept = []
+    with pytest.raises(StropError, match="401"):
+        kept.extend(model.generate(["refused", *["fine"] * 19], [GREEDY] * 20))
+    assert len(kept) == 19
+
+
+@pytest.mark.parametrize("status", [413, 500])
+def test_prompts_that_fail_one_after_another_are_not_a_dead_endpoint(
+    endpoint: Any, status: int
+) -> None:
+    def reply(body: dict[str, Any], _: int) -> Reply:
+        text = body["messages"][0]["content"]
+        if text == remote.PROBE or int(text.split()[-1]) >= 40:
+            return answer("yes")
+        return status, {"error": {"message": "too large"}}, {}
+
+    _, found = asked(endpoint(reply), 50)
+    assert sorted(n for n, one in found.items() if isinstance(one, Answer)) == [*range(40, 50)]
+    assert len(found) == 50
+
+
+def test_a_plain_question_that_drips_ends_the_work(
+    endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "LOOK", 0.05)
+    place = endpoint(echo)
+    place.drips = 0.2
+    with pytest.raises(StropFailure, match="the last with: no whole answer in 1 s"):
+        asked(place, 40, timeout=1, together=32)
 
 
 def test_what_will_be_asked_and_what_was_is_said(
@@ -178,6 +222,8 @@ def test_waiting_for_a_turn_is_not_counted(endpoint: Any, monkeypatch: pytest.Mo
         '{"choices": [{"message": {"content": null}}]}',
         '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}}',
         '{"choices": [{"message": {"content": "x"}, "finish_reason": []}]}',
+        '{"choices": [{"message": {"content": "x"}, "finish_reason": "\\ud800"}]}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e300}}',
     ],
 )
 def test_garbage_is_a_failure(endpoint: Any, content: str) -> None:
@@ -219,6 +265,25 @@ def test_options_are_read_from_the_first_token(endpoint: Any) -> None:
     assert place.asked[0]["top_logprobs"] == 20
     silent = open_model(f"{endpoint(echo).address}#m")
     assert dict(silent.generate(["question"], [GREEDY], ["1"]))[0].options == (None,)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"token": "4", "logprob": -0.1, "top_logprobs": None},
+        {"token": "4", "logprob": -0.1},
+        {"token": "4", "top_logprobs": [{"token": "4", "logprob": None}]},
+        {"token": "4", "top_logprobs": [{"token": "4", "logprob": "likely"}]},
+        {"token": "4", "top_logprobs": [{"token": "4", "logprob": 0.5}]},
+        {"token": "4", "top_logprobs": {"4": -0.1}},
+        "4",
+    ],
+)
+def test_log_probabilities_in_another_form_leave_the_text(endpoint: Any, first: Any) -> None:
+    place = endpoint(lambda *_: answer("4", logprobs={"content": [first]}))
+    model = open_model(f"{place.address}#m")
+    found = dict(model.generate(["question"], [GREEDY], options=["3", "4"]))[0]
+    assert (found.text, found.options) == ("4", (None, None))
 
 
 def test_where_log_probabilities_are_refused_it_goes_on_without(
@@ -283,7 +348,8 @@ def test_what_an_endpoint_cannot_do_is_said() -> None:
         open_model("http://127.0.0.1:9/v1#m", chat=False)
     with pytest.raises(StropError, match="score no given answers"):
         open_model("http://127.0.0.1:9/v1#m").score([("a", "b")])
-    for address in ("http://host:port/v1", "http://[::1/v1", "http:///v1", "http://a b/v1"):
+    long = f"http://{'a' * 64}.org/v1"
+    for address in ("http://host:port/v1", "http://[::1/v1", "http:///v1", "http://a b/v1", long):
         with pytest.raises(StropError, match="is not an address"):
             open_model(f"{address}#m")
     for bad in (
@@ -306,3 +372,14 @@ def test_a_key_that_no_request_can_carry(key: str, monkeypatch: pytest.MonkeyPat
     model = open_model("http://127.0.0.1:9/v1#m")
     with pytest.raises(StropError, match="STROP_API_KEY: a key has"):
         list(model.generate(["question"], [GREEDY]))
+
+
+def test_an_address_or_proxy_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(address: str) -> None:
+        list(open_model(f"{address}#m").generate(["question"], [GREEDY]))
+
+    with pytest.raises(StropError, match=r"http://192\.168\.0\.300/v1: Invalid"):
+        ask("http://192.168.0.300/v1")
+    monkeypatch.setenv("ALL_PROXY", "gopher://localhost:1")
+    with pytest.raises(StropError, match="gopher"):
+        ask("http://127.0.0.1:9/v1")

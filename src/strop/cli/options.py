@@ -134,6 +134,23 @@ ENDPOINT_OPTIONS: dict[str, Any] = {
             rich_help_panel=ENDPOINT,
         ),
     ],
+    "retries": Annotated[
+        int | None,
+        typer.Option(
+            help="How often a request that failed is repeated, after growing pauses.",
+            show_default="4",
+            min=0,
+            rich_help_panel=ENDPOINT,
+        ),
+    ],
+    "timeout": Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds in which an endpoint may say nothing.",
+            show_default="60",
+            rich_help_panel=ENDPOINT,
+        ),
+    ],
     "price_in": Annotated[
         float | None,
         typer.Option(

@@ -23,16 +23,20 @@ from strop.lm.interface import Answer, Failed, Scores
 KEYS = ("STROP_API_KEY", "OPENAI_API_KEY")  #: environment variables that may hold the key
 MOST_OPTIONS = 20  #: of the most likely first tokens that an endpoint tells
 LETTERS = 4  #: of a token, roughly: for what requests will cost
-DEAD = 8  #: failures in a row after which nothing more is asked
-HOPELESS = 32  #: failures before any answer, after which a plain question tells whose fault it is
-PROBE = "Say yes."
+DEAD = 8  #: failures in a row that may be the endpoint's
+HOPELESS = 32  #: failures of any kind before any answer
+PROBE = "Say yes."  #: which tells, after many failures, whose fault they are
 MOST_HANGING = 32  #: requests that were given up, after which nothing more is asked
 MOST_TOGETHER = 256  #: requests: each has a thread
 LONGEST_PAUSE = 120.0  #: seconds before a request is repeated, as the openai library has it
 LOOK = 1.0  #: seconds after which to see whether a request takes too long
 SLOWEST = 0.01  #: requests a minute
 #: Errors, as the openai library calls them, that no other prompt and no other time will mend
-NEVER = ("AuthenticationError", "PermissionDeniedError", "NotFoundError")
+NEVER = ("AuthenticationError", "NotFoundError")
+#: Those of one prompt: too long, not allowed
+REFUSALS = ("BadRequestError", "UnprocessableEntityError", "PermissionDeniedError")
+MOST_TOKENS = 10**9  #: of a reply, that anyone can have counted
+LABEL = 63  #: letters of a part of a host's name, at most (RFC 1035, section 2.3.4)
 #: An endpoint's words for why an answer ended, in ours
 REASONS = {"stop": "end", "length": "length"}
 
@@ -139,7 +143,8 @@ class RemoteModel:
         self.address, _, self.model = reference.partition("#")
         try:
             parts = urlsplit(self.address)
-            named = bool(parts.hostname) and parts.port != 0
+            labels = (parts.hostname or "").split(".")
+            named = bool(labels[0]) and max(map(len, labels)) <= LABEL and parts.port != 0
         except ValueError:  # a port that is no number, brackets without an end
             named = False
         if not named or not self.address.isprintable() or " " in self.address:
@@ -193,12 +198,15 @@ class RemoteModel:
         variable, key = next(((name, key) for name, key in keys.items() if key), ("", "none"))
         if not (key.isascii() and key.isprintable()):
             raise StropError(f"{variable}: a key has letters, digits and marks of ASCII only")
-        return openai.OpenAI(
-            api_key=key,
-            base_url=self.address,
-            timeout=self.config.timeout,
-            max_retries=self.config.retries,
-        )
+        try:
+            return openai.OpenAI(
+                api_key=key,
+                base_url=self.address,
+                timeout=self.config.timeout,
+                max_retries=self.config.retries,
+            )
+        except Exception as error:  # of its HTTP library: addresses, proxies of the environment
+            raise StropError(f"{self.address}: {error}") from error
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], options: Sequence[str] = ()
@@ -206,14 +214,16 @@ class RemoteModel:
         """Answer prompts, several at a time; see `LanguageModel`.
 
         Says before what will be asked, and after what was. Raises StropError for what the endpoint
-        will never do, such as a wrong key, and StropFailure when it fails again and again.
+        will never do, such as a wrong key, and StropFailure when it fails again and again, at a
+        plain question too: else it is the prompts that cannot be answered.
         """
         if not prompts:
             return
         say(self.expected(prompts, sampling))
         waiting = deque(enumerate(zip(prompts, sampling, strict=True)))
         running: dict[Future[Answer | Failed], tuple[int, Attempt]] = {}
-        in_a_row, failures, hanging, reason = 0, 0, 0, ""
+        in_a_row, failures, hanging = 0, 0, 0
+        never: StropError | None = None
         try:
             while waiting or running:
                 while waiting and len(running) < self.config.together:
@@ -224,33 +234,50 @@ class RemoteModel:
                 wait(running, LOOK, return_when=FIRST_COMPLETED)
                 for future, (number, attempt) in list(running.items()):
                     if future.done():
+                        del running[future]
+                        if isinstance(error := future.exception(), StropError):
+                            never = error
+                            continue
                         answer = future.result()
                     elif attempt.seconds > self.config.longest:
                         answer = Unreached(f"no whole answer in {self.config.longest:g} s")
+                        del running[future]
                         hanging += 1  # its thread goes on
                     else:
                         continue
-                    del running[future]
                     if isinstance(answer, Answer):
                         self.usage.add(answer)
                     else:
-                        failures, reason = failures + 1, answer.reason
+                        failures += 1
                     in_a_row = in_a_row + 1 if isinstance(answer, Unreached) else 0
                     yield number, answer
                 # Not before all that were answered together have been handed over.
-                if failures >= HOPELESS and not self.usage.requests:
-                    probe = self.request(PROBE, Sampling(max_tokens=8), (), {}, Attempt())
-                    if isinstance(probe, Failed):
-                        in_a_row, reason = failures, probe.reason
-                    else:
-                        self.usage.add(probe)
-                if in_a_row >= DEAD or hanging >= MOST_HANGING:
-                    raise StropFailure(
-                        f"{self.name}: {max(in_a_row, hanging)} requests failed, the last with: "
-                        f"{reason}; run the same command again to go on"
-                    )
+                if never:
+                    raise never
+                hopeless = failures >= HOPELESS and not self.usage.requests
+                if in_a_row >= DEAD or hopeless or hanging >= MOST_HANGING:
+                    probe = self.probed()
+                    if isinstance(probe, Failed) or hanging >= MOST_HANGING:
+                        last = probe.reason if isinstance(probe, Failed) else "no whole answer"
+                        raise StropFailure(
+                            f"{self.name}: {failures} requests failed, the last with: {last}; run "
+                            "the same command again to go on"
+                        )
+                    in_a_row = 0
         finally:
             say(self.used)
+
+    def probed(self) -> Answer | Failed:
+        """Ask a plain question."""
+        question = Sampling(max_tokens=8)
+        future = in_background(self.request, PROBE, question, (), {}, Attempt())
+        wait([future], self.config.longest)
+        if not future.done():
+            return Unreached(f"no whole answer in {self.config.longest:g} s")
+        answer = future.result()
+        if isinstance(answer, Answer):
+            self.usage.add(answer)
+        return answer
 
     def ask(
         self, prompt: Prompt, sampling: Sampling, options: Sequence[str], attempt: Attempt
@@ -305,7 +332,7 @@ class RemoteModel:
             )
         except tuple(getattr(openai, name) for name in NEVER) as error:
             raise StropError(f"{self.name}: {spelled(error)}") from error
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+        except tuple(getattr(openai, name) for name in REFUSALS) as error:
             return Refused(spelled(error))
         except openai.APIError as error:
             return Unreached(spelled(error))
@@ -351,15 +378,16 @@ def answered(reply: Any, options: Sequence[str]) -> Answer | Failed:
     [choice, *_] = reply.choices
     if not isinstance(choice.message.content, str):
         return Failed("a reply without text")
-    choice.message.content.encode()  # ValueError for what is not Unicode
+    reason = REASONS.get(choice.finish_reason, str(choice.finish_reason))
+    (choice.message.content + reason).encode()  # ValueError for what is not Unicode
     read, written = (
         int(getattr(reply.usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")
     )
-    if min(read, written) < 0:
+    if not 0 <= min(read, written) <= max(read, written) <= MOST_TOKENS:
         raise ValueError("no numbers of tokens")
     return Answer(
         text=choice.message.content,
-        finish_reason=REASONS.get(choice.finish_reason, str(choice.finish_reason)),
+        finish_reason=reason,
         prompt_tokens=read,
         tokens=written,
         options=told(choice, options),
@@ -367,13 +395,19 @@ def answered(reply: Any, options: Sequence[str]) -> Answer | Failed:
 
 
 def told(choice: Any, options: Sequence[str]) -> tuple[float | None, ...]:
-    """Return the log-probabilities of options that a reply tells of its first token."""
+    """Return the log-probabilities of options that a reply tells of its first token.
+
+    There are none where it tells them in another form than the protocol's: the text still counts.
+    """
+    unknown = (None,) * len(options)
     content = getattr(choice.logprobs, "content", None) if options else None
-    if not content:
-        return (None,) * len(options)
-    known = {one.token: float(one.logprob) for one in reversed(content[0].top_logprobs)}
+    try:
+        first = content[0].top_logprobs if content else ()
+        known = {one.token: float(one.logprob) for one in reversed(first)}
+    except (AttributeError, TypeError, ValueError, LookupError):
+        return unknown
     if not all(-math.inf <= logp <= 0.0 for logp in known.values()):
-        raise ValueError("no log-probabilities")
+        return unknown
     return tuple(known.get(option) for option in options)
 
 

@@ -6,21 +6,20 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any
 
 from strop.data import Message, sha256_json
 from strop.data.instructions import Instruction, shown
 from strop.data.named import names_in, read_named
 from strop.errors import StropError
-from strop.evaluation.tasks import FAILURES
+from strop.evaluation.templates import filled
 
 PARTS = re.compile(r"\{\{\s*(prompt|completion)\s*\}\}")  #: of a row, where a template shows them
 #: A number, perhaps of so many: "4", "4.5", "4/5", "4 out of 5"; signs and digits around it count
 NUMBER = re.compile(
     r"(?<![\d.,])(?P<sign>[-−+]?)(?P<value>\d+(?:[.,]\d+)*)(?![\d%]|[.,]\d)"
-    r"(?:\s*(?:/|out of)\s*(?P<of>\d+))?"
+    r"(?:\s*(?:/|out of)\s*(?P<of>\d{1,9}))?"
 )
+FAILED = "the template of a rubric failed"
 COMMA = re.compile(r"^(\d+),(\d{1,2})$")  #: a fraction; three digits are a thousand, "1,000"
 
 
@@ -61,28 +60,10 @@ class Rubric:
 
     def asked(self, one: Instruction) -> tuple[Message, ...]:
         """Return what a rater is asked of a row."""
-        text = rendered(self.prompt, prompt=shown(one.prompt), completion=one.completion)
+        values = {"prompt": shown(one.prompt), "completion": one.completion}
+        text = filled(FAILED, self.prompt, values)
         user = {"role": "user", "content": text}
         return ({"role": "system", "content": self.system}, user) if self.system else (user,)
-
-
-def rendered(template: str, **values: str) -> str:
-    """Fill a template; the values are never taken for parts of it."""
-    from jinja2 import TemplateError
-
-    try:
-        return str(compiled(template).render(**values))
-    except (*FAILURES, TemplateError) as error:
-        raise StropError(f"the template of a rubric failed: {error}") from error
-
-
-@lru_cache(maxsize=8)
-def compiled(template: str) -> Any:
-    """Compile a template."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(template)
 
 
 def rubrics() -> tuple[str, ...]:
