@@ -55,6 +55,24 @@ def test_work_that_is_of_other_settings_stays_when_there_is_nothing_to_do(tmp_pa
         run_stage("rate", output, {}, {}, lambda *_: {})
 
 
+def test_work_that_is_begun_anew_is_as_locked_as_other_work(tmp_path: Path) -> None:
+    output, work = tmp_path / "out", tmp_path / "out.work"
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("rate", output, {"limit": 3}, {}, stopped)
+
+    def intruded(directory: Path, work: Path) -> dict[str, int]:
+        assert not (work / "paid.jsonl").exists()
+        (work / "new.jsonl").write_text("{}\n")
+        for settings in ({}, {"limit": 5}):
+            with pytest.raises(StropError, match="another process works in"):
+                run_stage("rate", output, settings, {}, lambda *_: {})
+        assert (work / "new.jsonl").exists()
+        return {"a": 1}
+
+    assert run_stage("rate", output, {}, {}, intruded) == {"a": 1}
+    assert not work.exists()
+
+
 def growing(directory: Path, work: Path) -> dict[str, int]:
     known = (work / "replies").read_text() if (work / "replies").exists() else ""
     (work / "replies").write_text(known + "x")

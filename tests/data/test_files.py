@@ -19,6 +19,7 @@ from strop.data import (
     read_json,
     read_text,
     sha256_file,
+    sha256_json,
     write_json,
     write_text,
 )
@@ -213,3 +214,8 @@ def test_sigkill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None
         assert (target / "name").read_text() in map(str, range(round + 1))
     start(target, "last", 0).wait()
     assert names(tmp_path) == ["target"]
+
+
+def test_names_that_are_no_utf8_have_a_hash() -> None:
+    names = ["café", os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe8")]
+    assert len({sha256_json(name) for name in names}) == 3

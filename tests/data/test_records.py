@@ -184,6 +184,28 @@ def test_what_can_be_read_and_not_written_is_rejected(tmp_path: Path) -> None:
         read_rows(file_of(tmp_path, row % "-Infinity"))
 
 
+def test_rows_of_any_depth_are_read_and_written_or_rejected_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    nested = ["[" * depth + "]" * depth for depth in (1, 99, 100, *range(850, 1000, 3))]
+    rows = [f'{{"prompt": "a", "completion": "b", "more": {one}}}' for one in nested]
+    path.write_text("\n".join([*rows, *nested]))
+    found = read_instructions(path)
+    assert found.lines == [1, 2]
+    assert {one.reason for one in found.rejected} <= {
+        "nested too deeply",
+        "not JSON",
+        "not an object",
+    }
+    write_rows(tmp_path / "out.jsonl", (one.row for one in found.rows))
+    report_rejected(found.rejected, len(nested), tmp_path / "rejected.jsonl")
+    assert len(read_rows(tmp_path / "rejected.jsonl")) == 2 * len(nested) - 2
+
+
+def test_brackets_in_a_text_are_not_depth(tmp_path: Path) -> None:
+    path = file_of(tmp_path, {"prompt": "[" * 500, "completion": "{" * 500})
+    assert len(read_instructions(path).rows) == 1
+
+
 def test_values_that_no_float_holds_are_rejected(tmp_path: Path) -> None:
     rows = [pair(chosen_value=value, rejected_value=0) for value in (1, 10**400)]
     found = read_preferences(file_of(tmp_path, *rows))

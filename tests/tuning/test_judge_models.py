@@ -40,7 +40,10 @@ class Longer:
 
 
 def test_models_answer_sets_of_prompts_and_are_judged(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(judging, "open_model", lambda name, remote: Longer())
     monkeypatch.setattr(judging, "model_identity", lambda name: name)
@@ -48,6 +51,8 @@ def test_models_answer_sets_of_prompts_and_are_judged(
         pack(str(tiny_model), format, tmp_path / format)
     for name in ("one", "two"):
         rows = [{"prompt": f"Say {name} {number}"} for number in range(8)]
+        if name == "two":
+            rows.append({"prompt": "Say one 3"})
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sets = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
     models = (str(tmp_path / "bfp8"), str(tmp_path / "bfp4"))
@@ -55,7 +60,11 @@ def test_models_answer_sets_of_prompts_and_are_judged(
     found = facts["judge"]
     assert found["sets"].keys() == {"one", "two"}
     assert found["conflicts"]["estimate"] == 0
+    assert (
+        "two.jsonl: 1 prompts are in a file before it, and count there" in capsys.readouterr().err
+    )
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
+    assert len(rows) == 16
     lengths = [tuple(map(len, row["answers"])) for row in rows]
     together = found["together"]
     assert together["wins"] == sum(a > b for a, b in lengths)
@@ -97,3 +106,31 @@ def test_what_judges_is_looked_at_before_answers_are_written(
     (tmp_path / "out" / "thesis").touch()
     with pytest.raises(StropError, match="was not made by this command"):
         judge_models(("a", "b"), [prompts], tmp_path / "out", model="http://host/v1#m")
+
+
+GOOD = {"prompt": "a", "candidates": ["b"], "tokens": [[1]], "finish": ["end"]}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("prompt", None, "prompt is neither text nor messages"),
+        ("prompt", ["a"], "a message needs role and content"),
+        ("candidates", [], "of the same length"),
+        ("candidates", None, "of the same length"),
+        ("candidates", [3], "are not texts"),
+        ("tokens", None, "of the same length"),
+        ("tokens", [None], "not lists of whole numbers"),
+        ("finish", [], "of the same length"),
+        ("finish", [None], "are not texts"),
+        ("reference", None, "reference is not text"),
+    ],
+)
+def test_rows_that_no_sampling_wrote_are_named(
+    tmp_path: Path, column: str, value: Any, said: str
+) -> None:
+    bad = GOOD | {"prompt": "c", column: value}
+    for name, rows in (("good", [GOOD, GOOD]), ("bad", [GOOD, bad])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(StropError, match=rf"bad\.jsonl:2: .*{said}"):
+        judge(tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "out")

@@ -145,6 +145,7 @@ def judge(
         typer.Option(help="Share of pairs in which the judge may contradict itself.", min=0, max=1),
     ] = 0.3,
     max_tokens: Annotated[int, typer.Option(help="Of an answer to --prompts.", min=1)] = 256,
+    columns: Columns = None,
 ) -> None:
     """Say whether the answers of one model are better than those of another, with intervals.
 
@@ -175,6 +176,7 @@ def judge(
             model=model,
             most_conflicts=most_conflicts,
             remote=remote,
+            columns=given_columns(columns),
         )
     else:
         answers = Path(candidate), Path(baseline)

@@ -247,4 +247,5 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value in a canonical spelling (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # Names of files that are no UTF-8 have half characters in Python.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -14,6 +14,10 @@ from strop.errors import StropError
 
 Row = TypeVar("Row")
 
+DEEPEST = (
+    100  #: objects and lists in each other: with ten times as many json reads what it won't write
+)
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -70,6 +74,9 @@ def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Recor
         except (ValueError, RecursionError):
             rejected.append(Rejected(number, "not JSON", line))
             continue
+        if line.count("[") + line.count("{") > DEEPEST and depth(row) > DEEPEST:
+            rejected.append(Rejected(number, "nested too deeply", line))
+            continue
         if not isinstance(row, dict):
             rejected.append(Rejected(number, "not an object", row))
             continue
@@ -84,11 +91,22 @@ def read_lines(path: Path, build: Callable[[dict[str, Any], int], Row]) -> Recor
     return Records(rows, lines, rejected)
 
 
+def depth(value: Any) -> int:
+    """Return how many objects and lists lie in each other."""
+    found, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        found += 1
+        level = [
+            inner for one in level for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return found
+
+
 def check_writable(row: Mapping[str, Any]) -> None:
-    """Raise BadRow for what can be read and not be written: 1e999, half a character, depth."""
+    """Raise BadRow for what can be read and not be written: 1e999, half a character."""
     try:
         json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadRow("has what cannot be written as JSON") from error
 
 

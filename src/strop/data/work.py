@@ -33,7 +33,7 @@ def begin_or_go_on(work: Path, settings: dict[str, Any]) -> None:
         )
     if found != settings:
         say(f"{work} was made with other settings: starting anew")
-        clear(work)
+        empty(work)
     elif note.exists():
         say(f"going on with what {work} holds")
     write_json(note, settings)
@@ -45,10 +45,18 @@ def nothing_done(work: Path) -> bool:
 
 
 def clear(work: Path) -> None:
-    """Remove the work: the settings last, so that what is left of it is never taken for other."""
-    for path in work.iterdir():
+    """Remove the work."""
+    empty(work)
+    shutil.rmtree(work)
+
+
+def empty(work: Path) -> None:
+    """Remove what the directory holds, which itself may be locked and so must stay.
+
+    The settings go last, so that what is left is never taken for other work.
+    """
+    for path in sorted(work.iterdir(), key=lambda path: path.name == SETTINGS):
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != SETTINGS:
+        else:
             path.unlink()
-    shutil.rmtree(work)

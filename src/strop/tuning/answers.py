@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from strop.data import Prompt
+from strop.data.lines import BadRow
+from strop.data.records import prompt_of as checked_prompt
 from strop.errors import StropError
 
 
@@ -16,8 +18,31 @@ def check_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for column in ("prompt", "candidates", "tokens", "finish"):
             if column not in row:
                 raise StropError(f"{path}:{number}: no column '{column}': not rows of strop sample")
+        if problem := unsound(row):
+            raise StropError(f"{path}:{number}: {problem}: not rows of strop sample")
     if not rows:
         raise StropError(f"{path}: no rows")
+
+
+def unsound(row: Mapping[str, Any]) -> str:
+    """Return what is of another type than in rows of sampled answers, "" if nothing is."""
+    try:
+        checked_prompt(row["prompt"])
+    except BadRow as error:
+        return str(error)
+    if not isinstance(row.get("reference", ""), str):
+        return "reference is not text"
+    answers = [row[column] for column in ("candidates", "tokens", "finish")]
+    if not all(isinstance(one, list) for one in answers) or len({len(one) for one in answers}) > 1:
+        return "candidates, tokens and finish are not lists of the same length"
+    texts, tokens, finish = answers
+    if not texts:
+        return "no candidates"
+    if not all(isinstance(one, str) for one in [*texts, *finish]):
+        return "candidates and finish are not texts"
+    if not all(isinstance(ids, list) and all(type(one) is int for one in ids) for ids in tokens):
+        return "tokens are not lists of whole numbers"
+    return ""
 
 
 def every(row: Mapping[str, Any]) -> range:

@@ -122,11 +122,13 @@ def judge_models(
     model: str | None = None,
     most_conflicts: float = MOST_CONFLICTS,
     remote: RemoteConfig | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Facts:
     """Let two models answer the prompts of one or more files, and compare; see `judge`.
 
     Answers take the most likely token each time. They are kept beside the output, in
-    OUTPUT.answers, and used again. Each file is a test set of its own.
+    OUTPUT.answers, and used again. Each file is a test set of its own; a prompt that is in several
+    counts in the first of them. `columns` says what the files call theirs.
     """
     if not prompts:
         raise StropError("which prompts?")
@@ -139,19 +141,22 @@ def judge_models(
         open_model(model, remote=remote)
     elif model:
         model_identity(model)
-    asked = [one for path in prompts for one in read_prompts(rows_path(path)).rows]
+    asked = [one for path in prompts for one in read_prompts(rows_path(path), columns).rows]
     if not (ranker or model) and sum(one.reference is not None for one in asked) < 2:
         raise StropError(NOTHING)
     config = SampleConfig(n=1, temperature=0.0, max_tokens=max_tokens)
     places = []
     for writer, role in zip(models, ("candidate", "baseline"), strict=True):
-        rows: list[dict[str, Any]] = []
+        rows: dict[str, dict[str, Any]] = {}
         place = output.parent / f"{output.name}.answers" / role
         for path in prompts:
             answers = place / path.stem
-            sample(writer, path, answers, config)
-            rows += [{**row, "set": path.stem} for row in read_rows(answers / ROWS)]
-        write_rows(place / ROWS, rows)
+            sample(writer, path, answers, config, columns)
+            own = {prompt_key(prompt_of(row)): row for row in read_rows(answers / ROWS)}
+            if again := len(own.keys() & rows.keys()):
+                say(f"{path}: {again} prompts are in a file before it, and count there")
+            rows = {key: {**row, "set": path.stem} for key, row in own.items()} | rows
+        write_rows(place / ROWS, rows.values())
         origins_of([place / path.stem for path in prompts]).write(place)
         places.append(place)
     return judge(places[0], places[1], output, ranker, model, most_conflicts, remote)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from strop.data import read_rows
+from strop.evaluation.pairwise import MOST_CONFLICTS
 from strop.lm import RemoteConfig
 from strop.recipes.options import LanguageModelReference, RankerReference, RowsFile, label
 from strop.recipes.stage import (
@@ -37,6 +38,8 @@ class JudgeOptions:
     ranker: RankerReference | None = None  #: one that did not build the pairs
     #: language model that judges, or an endpoint, http://host/v1#name
     judge: LanguageModelReference | None = None
+    #: share of pairs on which its replies change with the order, above which it has no verdict
+    most_conflicts: float = MOST_CONFLICTS
     endpoint: RemoteConfig = field(default_factory=RemoteConfig)  #: how one is used
 
 
@@ -48,7 +51,13 @@ def run_judge(options: JudgeOptions, context: Context) -> Metrics:
     output = context.directory / OUTPUT
     answers = Path(options.candidate), Path(options.baseline)
     facts = judge(
-        *answers, output, ranker, options.judge, remote=options.endpoint, work=context.work
+        *answers,
+        output,
+        ranker,
+        options.judge,
+        options.most_conflicts,
+        options.endpoint,
+        context.work,
     )
     facts.get("judge", {}).pop("name", None)  # it may be a path, and is in the options
     return facts
