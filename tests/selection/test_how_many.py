@@ -13,6 +13,7 @@ from strop.data.instructions import Instruction, read_instructions
 from strop.errors import StropError
 from strop.selection import subset as training
 from strop.selection.how_many import HowManyConfig, how_many, planned, spelled
+from strop.stage import Facts
 from strop.training.network import NetworkConfig, open_source
 from strop.training.schedule import TrainingConfig
 from strop.tuning.objective import Candidates
@@ -83,6 +84,28 @@ def test_who_is_interrupted_goes_on(
     assert len(calls) == 4
     assert wanted["answers"]["epochs"]["verdict"] == "cannot tell"
     assert "1 seeds were run" in spelled(wanted)
+
+
+def test_who_asks_for_more_seeds_pays_for_those_alone(
+    data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(config: HowManyConfig, name: str) -> tuple[Facts, int]:
+        calls = []
+        real = training.train
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train", lambda *a, **b: calls.append(1) or real(*a, **b))
+            return how_many(str(tiny_model), data, tmp_path / name, config), len(calls)
+
+    few = replace(CONFIG, seeds=1, arms=("epochs",))
+    more = replace(CONFIG, seeds=3, arms=("epochs",))
+    wanted, whole = trained(more, "whole")
+    assert (trained(few, "out")[1], whole) == (3, 9)
+    assert trained(more, "out") == (wanted, 6)
+    # Of another training nothing is known.
+    other = replace(more, training=replace(CONFIG.training, learning_rate=1e-2))
+    assert trained(other, "out")[1] == 9
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:150]))
+    assert trained(other, "out")[1] == 9
 
 
 def test_subsets_are_nested_and_differ_by_seed(data: Path, tiny_model: Path) -> None:

@@ -1,4 +1,4 @@
-"""strop rate, score and select: which examples to train on."""
+"""strop rate, score, select and how-many: which examples to train on, and how many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from strop.cli.options import Chosen, named_numbers, with_endpoint
 from strop.console import say
-from strop.errors import StropError
+from strop.errors import StropError, unknown_name
 
 Data = Annotated[Path, typer.Argument(help="JSON lines: prompts or instructions, and answers.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write.")]
@@ -175,7 +175,9 @@ def how_many(
     halvings: Annotated[
         int, typer.Option(help="How often the examples are halved: 5 is down to 1/32.", min=2)
     ] = 5,
-    seeds: Annotated[int, typer.Option(help="Runs of each size.", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Runs of each size; three are needed for an answer.", min=1)
+    ] = 3,
     seed: Annotated[int, typer.Option(help="The first of them.", min=0)] = 0,
     arms: Annotated[
         str, typer.Option(help="What all sizes have in common: epochs, steps, or both by a comma.")
@@ -186,38 +188,46 @@ def how_many(
     difference: Annotated[
         float,
         typer.Option(
-            help="Instead: how many test prompts show a win rate that is so far from one half?"
+            help="Instead: how many test prompts show a win rate that is so far from one half, or "
+            "accuracies that differ by so much?"
         ),
     ] = 0.0,
+    of: Annotated[
+        str, typer.Option(help="What the difference is of: win-rate, or accuracy of two models.")
+    ] = "win-rate",
     ties: Annotated[
-        float, typer.Option(help="Share of ties among the verdicts on them.", min=0, max=0.99)
+        float,
+        typer.Option(
+            help="Share of ties among the verdicts; of accuracies, of prompts on which both models "
+            "are right or both wrong.",
+            min=0,
+            max=0.99,
+        ),
     ] = 0.3,
+    within: Annotated[
+        float,
+        typer.Option(help="Instead: how many test prompts give an accuracy to within so much?"),
+    ] = 0.0,
 ) -> None:
     """Say how many examples are enough, with an interval, or that it cannot be told.
 
     Trains on nested subsets, several times each, with equal epochs and with equal steps, and finds
     the size that gives 95% of what all of the examples give. Killed or stopped, the same command
-    goes on. With --difference it trains nothing, and says how many prompts a test needs.
+    goes on; with more seeds it makes only those runs. With --difference or --within it trains
+    nothing, and says how many prompts a test needs.
 
     [bold]Examples[/bold]
 
       strop how-many chosen --model smollm2 -o enough
 
       strop how-many --difference 0.05 --ties 0.3
-    """
-    if difference:
-        from strop.stats import needed_verdicts
 
-        if not abs(difference) < (1 - ties) / 2:
-            raise StropError(
-                f"--difference {difference:g} with --ties {ties:g}: with so many ties a win rate "
-                f"is less than {(1 - ties) / 2:g} away from one half"
-            )
-        count = needed_verdicts(0.5 + difference / (1 - ties), ties)
-        print(
-            f"{count:,} prompts show a net win rate of {0.5 + difference:g} in 80 of 100 studies "
-            f"(95% intervals, {100 * ties:.0f}% ties)"
-        )
+      strop how-many --difference 0.05 --of accuracy --ties 0.6
+    """
+    if difference or within:
+        if data or model or output:
+            raise StropError("--difference and --within train nothing: leave out the data")
+        print(prompts_needed(difference, of, ties, within))
         return
     from strop.selection.how_many import HowManyConfig, spelled
     from strop.selection.how_many import how_many as run
@@ -230,3 +240,37 @@ def how_many(
     config = HowManyConfig(halvings, seeds, seed, chosen, training=training)
     print(spelled(run(model, data, output, config)))
     say(f"written to {output}; look at {output / 'curves.svg'}")
+
+
+def prompts_needed(difference: float, of: str, ties: float, within: float) -> str:
+    """Say how many prompts show a difference, or give an accuracy to within so much."""
+    from strop.stats import needed_for_width, needed_verdicts
+
+    if difference and within:
+        raise StropError("--difference or --within: ask one of them")
+    if within:
+        count = needed_for_width(within)
+        return f"{count:,} prompts give an accuracy of one half to within {within:g} (95% interval)"
+    # A prompt on which one of two models alone is right is won; accuracies differ by the wins less
+    # the losses, a win rate from one half by half of that.
+    parts = {"win-rate": 1.0, "accuracy": 0.5}
+    if of not in parts:
+        raise unknown_name("--of", of, parts)
+    away, most = difference * parts[of], (1 - ties) / 2
+    if not abs(away) < most:
+        raise StropError(
+            f"--difference {difference:g} with --ties {ties:g}: with so many ties "
+            + (
+                f"a win rate is less than {most:g} away from one half"
+                if of == "win-rate"
+                else f"accuracies differ by less than {2 * most:g}"
+            )
+        )
+    count = needed_verdicts(0.5 + away / (1 - ties), ties)
+    shown = f"a net win rate of {0.5 + difference:g}"
+    if of == "accuracy":
+        shown = f"that accuracies differ by {abs(difference):g}"
+    return (
+        f"{count:,} prompts show {shown} in 80 of 100 studies "
+        f"(95% intervals, {100 * ties:.0f}% ties)"
+    )

@@ -13,12 +13,13 @@ the same price the second.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import strop
 from strop.console import say
 from strop.data import sha256_file, sha256_json, write_rows, write_text
 from strop.data.instructions import read_instructions, report_unread, unique
@@ -26,7 +27,7 @@ from strop.errors import StropError, unknown_name
 from strop.models.identity import model_identity
 from strop.selection.curve import LEAST_SIZES, MOST_SEEDS, Enough, Run, enough
 from strop.selection.subset import Item, in_order, items_of, losses_of_run, split
-from strop.stage import REJECTED, Facts, rows_path, run_stage
+from strop.stage import REJECTED, Facts, finished, rows_path, run_stage
 from strop.stats import ratio
 from strop.svg import Line, lines, standalone
 from strop.training.network import NetworkConfig, Source, open_source
@@ -89,11 +90,15 @@ def how_many(
 ) -> Facts:
     """Train on nested subsets of a file of instructions; say how many rows give 95% of the gain.
 
-    A run that is done is kept; who is killed goes on where he was. Raises StropError for too few
-    rows for the sizes.
+    A run that is done is kept; who is killed goes on where he was. Runs of an output that was made
+    with other seeds, sizes or arms, and else with the same, are taken from there. Raises StropError
+    for too few rows for the sizes.
     """
     config = config or HowManyConfig()
     path = rows_path(data, output)
+    settings_of = {"model": model, **asdict(config)}
+    inputs = {"model": model_identity(model), "data": sha256_file(path)}
+    known = known_runs(output, settings_of, inputs)
 
     def make(directory: Path, place: Path) -> Facts:
         records = read_instructions(path)
@@ -101,9 +106,14 @@ def how_many(
         training, tested = split(items_of(unique(records.rows, path), source))
         jobs = planned(len(training), config)
         say(f"{len(jobs)} runs on up to {len(training):,} examples, {len(tested)} to test on")
+        if done := sum(job in known for job in jobs):
+            say(f"{done} of them are in {output} already")
         before = measured(source, config, tested, None, (), place)
         rows = []
         for number, job in enumerate(jobs, start=1):
+            if job in known:
+                rows.append({**asdict(job), "loss": known[job]})
+                continue
             what = f"{job.size} examples, seed {job.seed}, equal {job.arm}"
             say(f"run {number} of {len(jobs)}: {what}")
             subset = in_order(training, job.seed)[: job.size]
@@ -121,9 +131,25 @@ def how_many(
             "answers": answers,
         }
 
-    settings_of = {"model": model, **asdict(config)}
-    inputs = {"model": model_identity(model), "data": sha256_file(path)}
     return run_stage("how-many", output, settings_of, inputs, make, work)
+
+
+def known_runs(
+    output: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> dict[Job, float]:
+    """Return the losses of the runs that an output has, if only other runs are asked for now."""
+    found = finished(output, "how-many")
+    if found is None or found["inputs"] != inputs or found["strop"] != strop.__version__:
+        return {}
+    of_runs = ("halvings", "seeds", "seed", "arms")
+    plain = [
+        sha256_json({name: value for name, value in one.items() if name not in of_runs})
+        for one in (found["settings"], settings)
+    ]
+    if plain[0] != plain[1]:
+        return {}
+    names = [one.name for one in fields(Job)]
+    return {Job(*(row[name] for name in names)): row["loss"] for row in found["facts"]["runs"]}
 
 
 def planned(count: int, config: HowManyConfig) -> list[Job]:
