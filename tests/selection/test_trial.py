@@ -256,3 +256,18 @@ def test_more_rows_have_to_be_more(
         trial(str(tiny_model), data, tmp_path / "out", {"good": SELECTORS["good"]}, config, tests)
     with pytest.raises(StropError, match="none is left to train on"):
         trial(str(tiny_model), data, tmp_path / "out", {"good": SELECTORS["good"]}, CONFIG, data)
+
+
+def test_a_task_without_answers_is_said_before_anything_is_trained(
+    data: Path, tests: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "long.yaml").write_text(
+        "title: Long\nkind: perplexity\ndata: {path: long.jsonl}\n"
+        "prompt: ''\nanswer: '{{ text }}'\n"
+    )
+    rows = [json.dumps({"text": "x" * length}) for length in (9, 600, 700)]
+    (tmp_path / "long.jsonl").write_text("\n".join(rows))
+    monkeypatch.setattr(studying, "each_done", lambda *_: pytest.fail("trained"))
+    config = replace(CONFIG, tasks=(str(tmp_path / "long.yaml"),))
+    with pytest.raises(StropError, match="long, bits per byte: the model answers 1 of 3 rows"):
+        trial(str(tiny_model), data, tmp_path / "out", SELECTORS, config, tests)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from strop.selection.trial_plan import CHOSEN, MATCHED, Job
-from strop.selection.trial_report import Values, compared
+from strop.selection.trial_report import Values, compared, learned
 from strop.stats.interval import SURE
 
 NAMES = [f"selector {number}" for number in range(20)]
@@ -80,3 +80,19 @@ def test_rows_without_an_answer_in_one_of_the_runs_do_not_count() -> None:
     assert found == compared(without, gains, lower_is_better=True)
     assert (whole["n"], found["n"]) == (ROWS, ROWS - 2)
     assert found["random"]["mean"] != pytest.approx(whole["random"]["mean"], abs=1e-6)
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.3])
+def test_what_training_on_random_rows_gives(gain: float) -> None:
+    rng = np.random.default_rng(3)
+    held = shown = 0
+    for _ in range(STUDIES):
+        runs = study(rng, {"before": -gain})
+        others, before = runs[:RANDOM_RUNS], runs[RANDOM_RUNS][1]
+        before[3, 0] = np.nan
+        found = learned(others, before)
+        assert found["difference"]["n"] == ROWS - 1
+        held += found["difference"]["low"] <= -gain <= found["difference"]["high"]
+        shown += excludes_zero(found) and found["p"] < SURE
+    assert held / STUDIES >= 0.93
+    assert shown / STUDIES <= 0.07 if gain == 0.0 else shown == STUDIES

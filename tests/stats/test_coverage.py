@@ -47,6 +47,10 @@ def losses(rng: Random) -> tuple[Interval, float]:
     return bootstrap(rng.gamma(4.0, 0.5, 60), mean, resamples=1000, seed=int(rng.integers(1e9))), 2
 
 
+def few_samples(rng: Random) -> tuple[Interval, float]:
+    return bootstrap(rng.normal(3.0, 2.0, 8), resamples=1000, seed=int(rng.integers(1e9))), 3.0
+
+
 def paired(rng: Random) -> tuple[Interval, float]:
     theirs = rng.gamma(4.0, 0.5, 60)
     ours = theirs + rng.normal(0.1, 0.3, 60)
@@ -102,6 +106,7 @@ def tied(rng: Random, p: float) -> float:
         accuracies,
         few_seeds,
         losses,
+        few_samples,
         paired,
         documents,
         at_equal_length,

@@ -6,40 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strop.errors import StropError
-from strop.stats import bootstrap, mean, paired_difference, verdict
+from strop.stats import bootstrap, mean, paired_difference, ratio, verdict
 from strop.stats.resampling import student_quantile, tail_probability
-
-
-def ratio(rows):
-    return rows[..., 0].sum(axis=1) / rows[..., 1].sum(axis=1)
-
-
-def coverage(draw, truth, statistic=mean, sets=600, resamples=1000):
-    """The share of simulated sets whose 95% interval holds the true value."""
-    rng = np.random.default_rng(0)
-    hits = 0
-    for seed in range(sets):
-        interval = bootstrap(draw(rng), statistic, resamples=resamples, seed=seed)
-        hits += not interval.excludes(truth)
-    return hits / sets
-
-
-@pytest.mark.parametrize("n", [8, 32])
-def test_95_percent_intervals_cover_the_mean_92_to_98_percent_of_the_time(n):
-    assert 0.92 <= coverage(lambda rng: rng.normal(3.0, 2.0, n), 3.0) <= 0.98
-
-
-def test_95_percent_intervals_cover_a_ratio_of_sums_92_to_98_percent_of_the_time():
-    def draw(rng):
-        tokens = rng.integers(50, 500, 40)
-        return np.stack([rng.normal(2.5 * tokens, 40.0), tokens], axis=1)
-
-    assert 0.92 <= coverage(draw, 2.5, ratio) <= 0.98
-
-
-def test_negative_control_the_interval_of_correlated_samples_does_not_cover():
-    # Samples that come in five identical copies carry a fifth of the information that n claims.
-    assert coverage(lambda rng: np.repeat(rng.normal(0.0, 1.0, 8), 5), 0.0) < 0.85
 
 
 def test_equals_a_plain_loop():

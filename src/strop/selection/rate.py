@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from strop.data.instructions import (
     with_scores,
 )
 from strop.data.journal import Journal
-from strop.decoding import Sampling
+from strop.decoding import GREEDY
 from strop.errors import StropFailure
 from strop.lm import (
     FAILED,
@@ -42,7 +42,7 @@ from strop.stage import REJECTED, ROWS, Facts, rows_path, run_stage
 RATINGS = "ratings.jsonl"
 NUMERIC = "0123456789.,/"  #: what a number may go on after
 #: The grade comes first and a line's end ends it; the same row has the same reply.
-SAMPLING = Sampling(temperature=0.0, min_p=0.0, repetition_penalty=1.0, max_tokens=8, stop=("\n",))
+SAMPLING = replace(GREEDY, max_tokens=8, stop=("\n",))
 
 
 def rate(

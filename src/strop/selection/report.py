@@ -34,8 +34,8 @@ def report(
         table(["dropped because", "rows"], reasons) if reasons else "Nothing was dropped.",
         "## Lengths and scores",
         table(["", "", "10%", "median", "90%", "mean"], distributions(rows, kept)),
-        "A choice by score is often a choice by length: compare it with `--by random`, and with "
-        "random rows of the same lengths.",
+        "A choice by score is often a choice by length: `strop trial` compares it with random "
+        "rows, and with random rows of the same lengths.",
     ]
     if any(one.category for one in rows):
         header = ["category", "all", "kept", "share of all", "share of kept"]

@@ -145,7 +145,7 @@ def chosen(
     counts: Counter[str | None] = Counter()
     for one in ranked:
         if config.per_category and counts[one.category] >= config.per_category:
-            dropped[one.key] = f"category {one.category} is full"
+            dropped[one.key] = f"category {one.category or 'none'} is full"
         elif config.keep and len(kept) >= config.keep:
             dropped[one.key] = "beyond the budget"
         else:
@@ -235,7 +235,7 @@ def rank(by: str) -> Callable[[Instruction], float]:
     """Return the function that ranks rows: a score, one times others, or its negative."""
     sign = -1.0 if by.startswith("-") else 1.0
     names = factors(by)
-    return lambda one: sign * math.prod(one.scores[name] for name in names)
+    return lambda one: sign * math.prod(float(one.scores[name]) for name in names)
 
 
 def factors(by: str) -> list[str]:

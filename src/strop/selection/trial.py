@@ -35,6 +35,7 @@ from strop.data import (
 from strop.data.instructions import read_instructions, report_unread, unique
 from strop.errors import StropError
 from strop.evaluation.evaluate import prepare, sampled
+from strop.evaluation.figures import LEAST
 from strop.evaluation.kinds import kind_of
 from strop.evaluation.tasks import Task, open_task
 from strop.lm import LocalModel
@@ -42,7 +43,16 @@ from strop.models.identity import model_identity
 from strop.selection.select import SelectConfig
 from strop.selection.subset import ADAPTER, Item, losses_of_run
 from strop.selection.trial_plan import Job, Runs, budget, parted, planned
-from strop.selection.trial_report import LOSS, UNTRAINED, Values, compared, cost_of, drawn, means
+from strop.selection.trial_report import (
+    LOSS,
+    UNTRAINED,
+    Values,
+    compared,
+    cost_of,
+    drawn,
+    learned,
+    means,
+)
 from strop.stage import REJECTED, Facts, rows_path, run_stage
 from strop.svg import standalone
 from strop.training.network import NetworkConfig, Source, open_source
@@ -118,6 +128,7 @@ def trial(
         say(f"{len(jobs)} runs on {keep} rows each, tested on {len(tested)}")
         runner = Runner(source, config, tested, place)
         before = runner.measured(None)
+        check_answered(before)
         lower = {LOSS: True} | {measure_of(one.task): one.kind.loss for one in prepared}
         once = list({job.name: job for job in jobs}.values())  # two selectors may choose the same
         with progress("trial", sum(job.tokens for job in once), "tokens") as advance:
@@ -126,6 +137,10 @@ def trial(
         found = [(job, runner.measured(job)) for job in jobs]
         report_unread(records, directory / REJECTED)
         write_rows(directory / RUNS, ({**job.facts, **means(values)} for job, values in found))
+
+        def measure(runs: Sequence[tuple[Job, Values]], base: Values, lower: bool) -> Facts:
+            return {"learned": learned(runs, base), **compared(runs, selectors, lower)}
+
         facts: Facts = {
             "rows": len(training),
             "tested": len(tested),
@@ -133,7 +148,7 @@ def trial(
             "runs": asdict(config.runs),
             UNTRAINED: means(before),
             "measures": {
-                name: compared([(job, one[name]) for job, one in found], selectors, lower[name])
+                name: measure([(job, one[name]) for job, one in found], before[name], lower[name])
                 for name in before
             },
             "cost": cost_of([job for job, _ in found]),
@@ -142,6 +157,16 @@ def trial(
         return facts
 
     return run_stage("trial", output, settings, inputs, make, work)
+
+
+def check_answered(before: Mapping[str, Values]) -> None:
+    """Raise StropError for a measure of which too few rows are known, before hours of training."""
+    for name, values in before.items():
+        known = int((~np.isnan(values[:, 0])).sum())
+        if known < LEAST:
+            raise StropError(
+                f"{name}: the model answers {known} of {len(values)} rows, and {LEAST} are needed"
+            )
 
 
 def make_run(runner: Runner, job: Job) -> None:

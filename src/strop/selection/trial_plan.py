@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from strop.training.schedule import check_seed
 #: Rows that a selector chooses; random ones whose answers are as long; more random ones
 CHOSEN, MATCHED, MORE = "chosen", "length-matched", "more"
 MOST_RUNS = 1000  #: on random rows, and of a selector
+MOST_TIMES = 1000  #: as many random rows as are chosen
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,11 @@ class Runs:
         if max(self.parts, self.random) > MOST_RUNS:
             raise StropError(f"at most {MOST_RUNS} parts and runs on random rows are possible")
         check_seed(self.seed)
-        if self.more and not 1 < self.more < math.inf:
-            raise StropError(f"more random rows are more than 1 times as many, not {self.more}")
+        if self.more and not 1 < self.more <= MOST_TIMES:
+            raise StropError(
+                f"more random rows are more than 1 times as many, and up to {MOST_TIMES} times, "
+                f"not {self.more}"
+            )
 
 
 @dataclass(frozen=True)

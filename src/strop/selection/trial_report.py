@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from strop.selection.select import RANDOM
 from strop.selection.trial_plan import CHOSEN, MATCHED, MORE, Job
 from strop.stage import Facts
-from strop.stats import Interval, holm, run_difference, verdict
+from strop.stats import Interval, holm, run_difference, spelled_p, verdict
 from strop.svg import Whisker, whiskers
 
 LOSS = "loss"  #: the measure that every run has
@@ -82,6 +82,20 @@ def compared(
     return found
 
 
+def learned(runs: Sequence[tuple[Job, Values]], before: Values) -> Facts:
+    """Compare a measure of the runs on random rows with that of the model before any training.
+
+    That model counts as one more run, as if others of its kind would differ from it as runs do: so
+    the interval is rather too wide.
+    """
+    random = [values for job, values in runs if (job.selector, job.which) == (RANDOM, CHOSEN)]
+    every = np.stack([*random, before])
+    answered = ~np.isnan(every[..., 0]).any(axis=0)
+    sums = every[:, answered, 0]
+    difference, p = run_difference(sums[:-1], sums[-1:], before[answered, 1])
+    return {"difference": difference.to_json(), "p": p}
+
+
 def baselines(sums: Mapping[tuple[str, str], Values]) -> dict[str, Callable[[str], Values]]:
     """Return what each selector is compared with, by a name of it."""
     found: dict[str, Callable[[str], Values]] = {
@@ -121,10 +135,11 @@ def spelled(facts: Mapping[str, Any]) -> str:
     """Say what helped."""
     lines = []
     for name, measure in facts["measures"].items():
-        random = measure["random"]
+        random, gain = measure["random"], measure["learned"]
         lines.append(
             f"{name}: {facts[UNTRAINED][name]:.4f} before training, {random['mean']:.4f} after "
-            f"{facts['keep']} random rows ({facts['runs']['random']} runs, deviation "
+            f"{facts['keep']} random rows, {Interval(**gain['difference']):+.4f}, "
+            f"{spelled_p(gain['p'])} ({facts['runs']['random']} runs, deviation "
             f"{random['deviation']:.4f}; n = {measure['n']})"
         )
         for selector, found in measure["selectors"].items():
