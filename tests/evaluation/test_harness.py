@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,14 @@ import pytest
 
 from strop.decoding.cache import PREFILL_CHUNK
 from strop.errors import StropError, StropFailure
-from strop.evaluation.harness import generated, harness_results, rolling, sampling_of, scored
+from strop.evaluation.harness import (
+    adapter,
+    generated,
+    harness_results,
+    rolling,
+    sampling_of,
+    scored,
+)
 from strop.lm import LocalModel
 from strop.models import load, pack
 
@@ -150,15 +159,65 @@ def test_other_settings_of_the_harness() -> None:
 
 def test_results_have_the_order_of_the_figures_and_the_rows_that_were_answered() -> None:
     def figure(mean: float) -> dict[str, Any]:
-        return {"model": {"estimate": mean, "n": 8}}
+        one, other = {"estimate": mean, "n": 8}, {"estimate": mean / 2, "n": 8}
+        return {"model": one, "against": other, "stderr": [0.1, 0.2]}
 
     names = ("accuracy per letter", "accuracy per token", "accuracy")
+    about = {"rows": 10, "hash": "0123456789abcdef", "shots": 3, "chat": [False, True]}
     tasks = {
-        "one": {"rows": 10, "figures": {name: figure(0.5) for name in names}},
-        "failed": {"rows": 10, "figures": {}},
+        "one": about | {"loss": False, "figures": {name: figure(0.5) for name in names}},
+        "text": about | {"loss": True, "figures": {"bits per byte": figure(1.5)}},
+        "failed": about | {"loss": False, "figures": {}},
     }
-    found = harness_results({"model": "m", "tasks": tasks})
+    facts = {"model": "m", "against": "b", "tasks": tasks}
+    found = harness_results(facts)
     wanted = ["alias", "acc,none", "acc_stderr,none", "acc_norm,none", "acc_norm_stderr,none"]
     assert list(found["results"]["one"]) == wanted
-    assert found["results"].keys() == found["n-samples"].keys() == {"one"}
+    assert found["results"]["text"]["bits_per_byte,none"] == 1.5
+    for part in ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples"):
+        assert found[part].keys() == {"one", "text"}
     assert found["n-samples"]["one"] == {"original": 10, "effective": 8}
+    assert found["higher_is_better"] == {
+        "one": {"acc": True, "acc_norm": True},
+        "text": {"bits_per_byte": False},
+    }
+    assert (found["n-shot"]["one"], found["versions"]["one"]) == (3, "0123456789ab")
+    other = harness_results(facts, 1)
+    assert other["results"]["one"]["acc_norm,none"] == 0.25
+    assert other["results"]["one"]["acc_stderr,none"] == 0.2
+    assert [one["configs"]["one"]["apply_chat_template"] for one in (found, other)] == [False, True]
+    assert other["config"]["model_args"] == {"pretrained": "b"}
+
+
+def test_the_harness_drives_a_model_by_its_own_class(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Base:
+        """What the harness's class is to ours."""
+
+    parts = {name: ModuleType(name) for name in ("lm_eval", "lm_eval.api", "lm_eval.api.model")}
+    parts["lm_eval.api.model"].LM = Base  # type: ignore[attr-defined]
+    for name, module in parts.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    driven = adapter()(pretrained=str(tiny_model), backend="torch", batch_size=1)
+    assert isinstance(driven, Base)
+    own = LocalModel(load(str(tiny_model), "torch"), chat=False)
+
+    def requests(*arguments: tuple[Any, ...]) -> list[Any]:
+        return [SimpleNamespace(args=one) for one in arguments]
+
+    pairs = [("Is water wet?", " Yes"), ("", "No")]
+    assert driven.loglikelihood(requests(*pairs)) == [
+        (one.total, one.greedy) for one in scored(own, pairs)
+    ]
+    assert driven.loglikelihood_rolling(requests(("some text",))) == [rolling(own, "some text")]
+    asked = [("Once", {"max_gen_toks": 5, "until": []})]
+    assert driven.generate_until(requests(*asked)) == generated(own, asked)
+    turns = [{"role": "user", "content": "Hello"}]
+    assert driven.apply_chat_template(turns) == own.model.tokenizer.chat(turns)
+    closed = driven.apply_chat_template(turns, add_generation_prompt=False)
+    assert driven.apply_chat_template(turns).startswith(closed)
+    assert driven.apply_chat_template(turns) != closed
+    assert driven.chat_template(True) == own.model.tokenizer.template
+    assert driven.chat_template(False) == ""
+    assert "/" not in driven.tokenizer_name

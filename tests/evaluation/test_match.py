@@ -115,3 +115,37 @@ def test_no_number_is_no_answer() -> None:
     task = Task("t", "T", {}, "match", "", answer="{{ a }}", extract="number")
     with pytest.raises(StropError, match="no answer in"):
         answers_of(task, {"a": "none"})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("5e-05", "0.00005"),
+        ("about 1.5E+3.", "1,500"),
+        ("2e−3", "0.002"),
+        ("1e16", "10000000000000000"),
+        ("9007199254740993", "9007199254740993.0"),
+    ],
+)
+def test_numbers_of_all_sizes_are_what_they_say(text: str, number: str) -> None:
+    found = extracted(NUMBERS, text)
+    assert found is not None
+    assert same(NUMBERS, found, number)
+
+
+def test_large_numbers_that_differ_by_one_differ() -> None:
+    assert not same(NUMBERS, "9007199254740993", "9007199254740992")
+
+
+@pytest.mark.parametrize(
+    ("text", "last"), [("3e", "3"), ("3 east", "3"), ("7e5x", "5"), ("8e", "8")]
+)
+def test_letters_after_a_number_are_no_exponent(text: str, last: str) -> None:
+    assert extracted(NUMBERS, text) == last
+
+
+def test_an_answer_that_the_data_writes_with_an_exponent() -> None:
+    task = Task("t", "T", {}, "match", "", answer="{{ answer }}", extract="number")
+    [right] = answers_of(task, {"answer": 0.00005})
+    assert same(task, "0.00005", right)
+    assert not same(task, "5", right)

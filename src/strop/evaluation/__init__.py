@@ -1,4 +1,4 @@
-"""Measuring what a change to a model did to it."""
+"""Measuring models: what a change to one did, what it can do, and which answers are better."""
 
 from strop.evaluation.check import CheckResult, check
 from strop.evaluation.export import ExportReport, export

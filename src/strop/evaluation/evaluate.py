@@ -1,7 +1,8 @@
 """Evaluate a model on tasks, alone or beside another on the same rows.
 
 OUTPUT/results.json        figures with intervals, and differences
-OUTPUT/lm_eval.json        the figures as lm-evaluation-harness writes them
+OUTPUT/lm_eval.json        the figures as lm-evaluation-harness writes them; of the other model in
+                           lm_eval-against.json
 OUTPUT/samples/NAME.jsonl  every row of a task: what was asked, answered, and right
 OUTPUT/against/NAME.jsonl  the same of the other model
 """
@@ -18,7 +19,7 @@ from strop.console import progress, say
 from strop.data import sha256_json, write_json, write_rows
 from strop.data.journal import Journal
 from strop.errors import StropError, StropFailure
-from strop.evaluation.figures import decide, figures, unmeasured
+from strop.evaluation.figures import LEAST, decide, figures, unmeasured
 from strop.evaluation.harness import harness_results
 from strop.evaluation.kinds import Kind, kind_of
 from strop.evaluation.samples import Sample
@@ -29,7 +30,7 @@ from strop.stage import Facts, run_stage
 from strop.stats import Interval, spelled_p
 
 RESULTS, SAMPLES, AGAINST = "results.json", "samples", "against"
-HARNESS = "lm_eval.json"
+HARNESS = ("lm_eval.json", "lm_eval-against.json")
 
 
 def evaluate(
@@ -51,6 +52,8 @@ def evaluate(
     and StropFailure if no task has figures.
     """
     prepared = [prepare(name, limit) for name in tasks]
+    if 0 < limit < LEAST:
+        raise StropError(f"at least {LEAST} rows are needed for an interval: the limit is {limit}")
     if not tasks:
         raise StropError("which tasks?  strop eval --list  names them")
     if len({one.task.name for one in prepared}) != len(prepared):
@@ -79,7 +82,8 @@ def evaluate(
         if against is not None:
             decide(facts["tasks"])
         write_json(directory / RESULTS, facts)
-        write_json(directory / HARNESS, harness_results(facts))
+        for number, name in enumerate(HARNESS[: len(models)]):
+            write_json(directory / name, harness_results(facts, number))
         return facts
 
     def resume(facts: Facts) -> list[str]:
@@ -191,6 +195,8 @@ def measured(one: Prepared, every: Sequence[Sequence[Sample]], chat: Sequence[bo
     found: Facts = {
         "title": one.task.title,
         "kind": one.task.kind,
+        "hash": one.hash,
+        "shots": len(one.task.examples),
         "loss": one.kind.loss,
         "rows": len(one.rows),
         "left_out": one.left_out,

@@ -42,7 +42,10 @@ def figures(names: Sequence[str], every: Sequence[Sequence[Sample]]) -> dict[str
     found: dict[str, Any] = {}
     for name in names:
         ours, *others = np.array([[one[name] for one in row] for row in answered]).swapaxes(0, 1)
-        found[name] = {"model": estimate(ours).to_json()}
+        found[name] = {
+            "model": estimate(ours).to_json(),
+            "stderr": [standard_error(one) for one in (ours, *others)],
+        }
         for theirs in others:
             found[name] |= {"against": estimate(theirs).to_json(), **compared(ours, theirs)}
     return found
@@ -61,6 +64,17 @@ def estimate(values: Any) -> Interval:
         return bootstrap(values, ratio)
     binary = bool(np.isin(values, (0.0, 1.0)).all())
     return wilson(int(values.sum()), len(values)) if binary else bootstrap(values)
+
+
+def standard_error(values: Any) -> float:
+    """Return that of a mean, or of all sums over all counts by the delta method.
+
+    Of a proportion it is sqrt(p (1 - p) / (n - 1)). (Cochran 1977, Sampling Techniques, section
+    2.11.)
+    """
+    sums, counts = values.T if values.ndim == 2 else (values, np.ones(len(values)))
+    off = sums - sums.sum() / counts.sum() * counts
+    return float(np.sqrt(len(off) / (len(off) - 1) * (off**2).sum()) / counts.sum())
 
 
 def compared(ours: Any, theirs: Any) -> dict[str, Any]:

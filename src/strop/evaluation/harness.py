@@ -8,7 +8,6 @@ harness (--apply_chat_template), which also makes few-shot prompts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from strop.errors import StropError, StropFailure
 from strop.lm import Answer, LocalModel, Scores, local
 from strop.models import load
 
-#: Our figures by the names that the harness gives to the same; all of them are 0 or 1 for a row
+#: Our figures by the names that the harness gives to the same
 METRICS = {
     "accuracy": "acc",
     "accuracy per letter": "acc_norm",
@@ -27,36 +26,60 @@ METRICS = {
     "all followed": "prompt_level_strict_acc",
     "all followed, loosely": "prompt_level_loose_acc",
     "passed": "pass@1",
+    "bits per byte": "bits_per_byte",
 }
 #: What the harness calls the most tokens of an answer; the first that is set counts
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 MOST_TOKENS = 256  #: of an answer, if nothing is set
 
 
-def harness_results(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an evaluation found in the layout of the harness's results.
+def harness_results(facts: Mapping[str, Any], model: int = 0) -> dict[str, Any]:
+    """Return what an evaluation found of its model, or the other one, in the harness's layout.
 
-    Tasks without figures are not in it.
+    Tasks without figures are not in it. What the harness calls the version of a task is here the
+    hash of what was asked.
     """
+    role = ("model", "against")[model]
+    tasks = {name: task for name, task in facts["tasks"].items() if task["figures"]}
     results: dict[str, Any] = {}
-    samples: dict[str, Any] = {}
-    for name, task in facts["tasks"].items():
-        if not task["figures"]:
-            continue
-        found: dict[str, Any] = {"alias": name}
-        for figure, metric in METRICS.items():
-            if figure in task["figures"]:
-                one = task["figures"][figure]["model"]
-                mean = one["estimate"]
-                found[f"{metric},none"] = mean
-                found[f"{metric}_stderr,none"] = math.sqrt(mean * (1 - mean) / (one["n"] - 1))
-        results[name] = found
-        answered = next(iter(task["figures"].values()))["model"]["n"]
-        samples[name] = {"original": task["rows"], "effective": answered}
+    for name, task in tasks.items():
+        results[name] = {"alias": name}
+        for metric, one in known_figures(task).items():
+            results[name][f"{metric},none"] = one[role]["estimate"]
+            results[name][f"{metric}_stderr,none"] = one["stderr"][model]
     return {
         "results": results,
-        "n-samples": samples,
-        "config": {"model": "strop", "model_args": {"pretrained": facts["model"]}},
+        "configs": {
+            name: {
+                "task": name,
+                "num_fewshot": task["shots"],
+                "apply_chat_template": task["chat"][model],
+            }
+            for name, task in tasks.items()
+        },
+        "versions": {name: task["hash"][:12] for name, task in tasks.items()},
+        "n-shot": {name: task["shots"] for name, task in tasks.items()},
+        "higher_is_better": {
+            name: dict.fromkeys(known_figures(task), not task["loss"])
+            for name, task in tasks.items()
+        },
+        "n-samples": {
+            name: {
+                "original": task["rows"],
+                "effective": next(iter(task["figures"].values()))[role]["n"],
+            }
+            for name, task in tasks.items()
+        },
+        "config": {"model": "strop", "model_args": {"pretrained": facts[role]}},
+    }
+
+
+def known_figures(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures that the harness has too, by its names."""
+    return {
+        metric: task["figures"][figure]
+        for figure, metric in METRICS.items()
+        if figure in task["figures"]
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 from strop.evaluation.samples import Sample, Samples, written
 from strop.evaluation.tasks import EXTRACTS, Row, Task
@@ -36,7 +37,7 @@ def extracted(task: Task, text: str) -> str | None:
 def same(task: Task, one: str, other: str) -> bool:
     """Tell whether two extracted texts are the same: numbers by value, others by their words."""
     if task.extract == "number":
-        a, b = (float(text.replace(",", "").replace("−", "-")) for text in (one, other))
+        a, b = (Decimal(text.replace(",", "").replace("−", "-")) for text in (one, other))
         return a == b
     return plain(one) == plain(other)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from strop.console import progress
 from strop.data import Prompt, sha256_json
 from strop.data.journal import Journal
-from strop.decoding import Sampling
+from strop.decoding import GREEDY
 from strop.errors import StropFailure
 from strop.lm import FAILED, Answer, Failed, LanguageModel
 from strop.stats import (
@@ -34,7 +34,7 @@ from strop.stats import (
 MOST_CONFLICTS = 0.3  #: share of pairs above which there is no verdict
 #: The letter that a reply begins with, not the article of "A better answer would be"
 LETTER = re.compile(r"^\W*(?:answer\s+)?([abc])(?=\W*$|\s*[:.,)\]*]|\s+is\b)", re.IGNORECASE)
-SAMPLING = Sampling(temperature=0.0, min_p=0.0, repetition_penalty=1.0, max_tokens=8, stop=("\n",))
+SAMPLING = replace(GREEDY, max_tokens=8, stop=("\n",))
 #: What is asked; what all pairs have in common comes first, so that it is read once.
 SYSTEM = "You compare two answers that assistants gave, without regard to their order or length."
 QUESTION = """\

@@ -4,7 +4,7 @@
     data      path: FILE beside it; or package, member, size, sha256: a file in a Python package,
               which is unpacked if its name ends in .gz; or generator, size, seed and its settings:
               rows that are made
-    kind      choice, match, instructions, code or perplexity
+    kind      choice, match, reasoning, instructions, code or perplexity
     prompt    template (Jinja) over the columns of a row
 
 What else there is depends on the kind, see `Task`.
@@ -18,7 +18,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,17 @@ from strop.data.lines import read_rows_of
 from strop.data.named import names_in, read_named
 from strop.errors import StropError, unknown_name
 from strop.evaluation.generated import GENERATORS, generated
+from strop.evaluation.templates import filled
 from strop.models.cache import cache_directory, only_one
 from strop.models.download import Wheel, fetch_wheel
 
 Row = Mapping[str, Any]  #: of a task's data
 
-#: What a template can do wrong besides what Jinja calls an error
-FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
-LETTER = re.compile(r"^\s*[A-J][.)]\s*")
 #: A hyphen is a sign unless something ends before it, as in "3-8"; a point begins ".5", not "3.5"
-NUMBER = r"(?:(?<![\w)\]}%°−–—-])[-−])?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)"
+NUMBER = (
+    r"(?:(?<![\w)\]}%°−–—-])[-−])?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)"
+    r"(?:[eE][-+−]?\d{1,4}(?!\w))?"
+)
 EXTRACTS = {"number": NUMBER, "all": r"(?s).+"}  #: names of patterns
 
 
@@ -52,7 +52,7 @@ class Task:
     #: template: what is right; of several lines one is enough in match; of perplexity the text
     answer: str = ""
     choices: str = ""  #: template of choice: an answer a line
-    #: of match: number, all, or a pattern of your own, whose last match in a reply counts
+    #: of match and reasoning: number, all, or a pattern of your own, whose last match counts
     extract: str = "all"
     tests: str = ""  #: template of code: the program that tests {{ completion }}
     max_tokens: int = 256  #: of an answer that is written
@@ -85,7 +85,7 @@ class Task:
             raise self.error("examples must be rows")
         try:
             re.compile(self.pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise self.error(f"extract: {error}") from error
         if re.search(self.pattern, ""):
             raise self.error(f"extract: '{self.extract}' finds an answer where nothing is")
@@ -113,37 +113,8 @@ class Task:
 
     def fill(self, template: str, row: Row, **more: str) -> str:
         """Fill a template with a row. Raises StropError for columns that it has not, or null."""
-        from jinja2 import TemplateError
-
         columns = {name: value for name, value in row.items() if value is not None}
-        try:
-            return str(compiled(template).render(**columns, **more))
-        except (*FAILURES, TemplateError) as error:
-            raise self.error(f"cannot fill its template: {error}") from error
-
-
-@lru_cache(maxsize=64)
-def compiled(template: str) -> Any:
-    """Compile a template."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=present)
-    environment.filters["without_letters"] = without_letters
-    return environment.from_string(template)
-
-
-def present(value: Any) -> Any:
-    """Return a value that a template shows. Raises ValueError for null, as within a list."""
-    if value is None:
-        raise ValueError("null is no word")
-    return value
-
-
-def without_letters(text: str) -> str:
-    """Return lines without the "A. " before them, and without empty ones."""
-    lines = [LETTER.sub("", line).strip() for line in str(text).split("\n")]
-    return "\n".join(line for line in lines if line)
+        return filled(f"task {self.name}: cannot fill its template", template, columns | more)
 
 
 def task_names() -> tuple[str, ...]:
@@ -172,7 +143,7 @@ def task_rows(task: Task, limit: int = 0) -> Records[Row]:
     data = dict(task.data)
     if "generator" in data:
         name = data.pop("generator")
-        if name not in GENERATORS:
+        if not isinstance(name, str) or name not in GENERATORS:
             raise task.error(str(unknown_name("generator", str(name), GENERATORS)))
         rows: list[Row] = [*generated(name, data, limit)]
         return Records(rows, [*range(1, len(rows) + 1)], [])
