@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from strop.cli.main import app
@@ -112,6 +113,23 @@ def test_every_code_block_runs(page: Path, workplace: Path, tiny_model: Path) ->
             json.loads(text)
         else:
             assert language in SHOWN, f"a block in {language} is neither run nor only shown"
+
+
+def shown_commands() -> list[str]:
+    """Return the commands in blocks that only show something."""
+    texts = [text for page in PAGES for language, _, text in blocks(page) if language in SHOWN]
+    whole = "\n".join(texts).replace("\\\n", " ").splitlines()
+    return sorted({line.split(" | ")[0] for line in whole if line.startswith("strop ")})
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_that_are_only_shown_are_such(line: str) -> None:
+    parser = get_command(app)
+    words = shlex.split(re.sub(r"\s#.*", "", line))[1:]
+    name, command, rest = parser.resolve_command(parser.make_context("strop", words), words)
+    while hasattr(command, "resolve_command"):
+        name, command, rest = command.resolve_command(command.make_context(name, rest), rest)
+    command.make_context(name, rest)  # raises what wrong usage raises
 
 
 def test_no_block_escapes() -> None:
