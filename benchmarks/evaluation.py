@@ -1,18 +1,20 @@
-"""Every choice of `strop eval` beside that of lm-evaluation-harness, on the same prompts.
+"""Every answer of `strop eval` beside that of lm-evaluation-harness, on the same prompts.
 
 Twice: the harness runs the same weights by transformers in float32, where Strop runs them on
 PyTorch; and the harness drives a packed model of ours by the adapter in strop.evaluation.harness,
 beside `strop eval` on that model. The harness has an environment of its own (.venv-peers), and
 tasks that are written from ours. Both choose by the log-probability of an answer, and by that of a
-letter. Writes benchmarks/results/evaluation.json.
+letter; both write an answer, of which the last number counts; both predict texts. Writes
+benchmarks/results/evaluation.json and evaluation_text.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +22,71 @@ from engine_models import HERE
 from strop.console import say
 from strop.data import make_directory, read_json, read_rows, write_json, write_rows, write_text
 from strop.evaluation.evaluate import SAMPLES, evaluate
+from strop.evaluation.tasks import open_task
 from strop.models import resolve
 from strop.models.environment import environment
 from strop.models.packing import pack
 from tables import table
 
 MODEL, FORMAT = "smollm2", "bfp8"
-TASKS = ("openbookqa", "piqa", "commonsenseqa", "siqa", "boolq", "mmlu")
-LIMIT = 200  #: rows of each task
+CHOICES = ("openbookqa", "piqa", "commonsenseqa", "siqa", "boolq", "mmlu")
+WRITTEN, PREDICTED = "asdiv", "xsum"
+LIMITS = {**dict.fromkeys(CHOICES, 200), WRITTEN: 50, PREDICTED: 30}  #: rows of each task
 FIGURES = {"accuracy": "acc", "accuracy per letter": "acc_norm"}
-YAML = """\
+CLOSE = 1e-5  #: of itself, that the log-probability of a text may be off by: sums of float32
+COMMON = """\
 task: {name}
 dataset_path: json
 dataset_kwargs:
   data_files:
     test: {rows}
 test_split: test
-output_type: multiple_choice
 doc_to_text: "{{{{prompt}}}}"
-doc_to_choice: "{{{{choices}}}}"
+"""
+CHOICE = """\
+output_type: multiple_choice
+doc_to_choice: "{{choices}}"
 doc_to_target: right
 metric_list:
   - metric: acc
   - metric: acc_norm
 """
+WRITE = """\
+output_type: generate_until
+doc_to_target: "{{{{right[0]}}}}"
+generation_kwargs: {{until: [], do_sample: false, max_gen_toks: {most}}}
+filter_list:
+  - name: last number
+    filter:
+      - {{function: regex, regex_pattern: {pattern}, group_select: -1}}
+      - {{function: take_first}}
+metric_list:
+  - metric: exact_match
+    regexes_to_ignore: [",", "\\\\.0+$"]
+"""
+PREDICT = """\
+output_type: loglikelihood_rolling
+doc_to_target: "{{text}}"
+metric_list:
+  - metric: bits_per_byte
+"""
+
+Rows = list[dict[str, Any]]
 
 
-def harness(
-    name: str, samples: list[dict[str, Any]], how: Sequence[str], place: Path
-) -> list[dict[str, Any]]:
+def harness(name: str, samples: Rows, how: Sequence[str], place: Path) -> Rows:
     """Return what the harness finds for each row, in order."""
     folder = place / f"harness-{name}"
     make_directory(folder)
     rows = folder / "rows.jsonl"
-    keep = ("prompt", "choices", "right")
-    write_rows(rows, ({key: one[key] for key in keep} for one in samples))
-    write_text(folder / f"{name}.yaml", YAML.format(name=name, rows=rows.resolve()))
+    keep = {"prompt", "choices", "right", "text"}
+    write_rows(rows, ({key: one[key] for key in keep & one.keys()} for one in samples))
+    task = open_task(name)
+    own = {
+        WRITTEN: WRITE.format(most=task.max_tokens, pattern=json.dumps(task.pattern)),
+        PREDICTED: PREDICT,
+    }.get(name, CHOICE)
+    write_text(folder / f"{name}.yaml", COMMON.format(name=name, rows=rows.resolve()) + own)
     python = HERE.parent / ".venv-peers" / "bin" / "python"
     command = [python, "-m", *how, "--tasks", name, "--include_path", folder]
     command += ["--output_path", folder / "out", "--log_samples"]
@@ -65,21 +96,58 @@ def harness(
     return sorted(every, key=lambda row: row["doc_id"])
 
 
-def compared(what: str, reference: str, how: Sequence[str], place: Path) -> list[dict[str, Any]]:
-    """Return a row for each task: our figures, and how many choices differ."""
-    evaluate(reference, TASKS, place / "strop", limit=LIMIT)
-    results = read_json(place / "strop" / "results.json")
+def first_of(replies: Any) -> Any:
+    """Return the first reply of those that the harness logged in lists."""
+    return first_of(replies[0]) if isinstance(replies, list) else replies
+
+
+def chosen(ours: Rows, theirs: Rows, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our figures of choices, and how many choices differ."""
+    row = {}
+    for figure, metric in FIGURES.items():
+        row[figure] = figures[figure]["model"]
+        row[f"{figure}: different"] = sum(
+            one[figure] != float(other[metric]) for one, other in zip(ours, theirs, strict=True)
+        )
+    return row
+
+
+def wrote(ours: Rows, theirs: Rows, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many answers are right, and how many differ in what they say or are worth."""
+    return {
+        "figure": "exact match",
+        "value": figures["exact match"]["model"],
+        "different": sum(
+            one["reply"] != first_of(other["resps"]) or one["exact match"] != other["exact_match"]
+            for one, other in zip(ours, theirs, strict=True)
+        ),
+    }
+
+
+def predicted(ours: Rows, theirs: Rows, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how well texts are predicted, and how many log-probabilities differ."""
+    losses = [one["loss per token"][0] for one in ours]
+    others = [-float(first_of(other["resps"])) for other in theirs]
+    return {
+        "figure": "bits per byte",
+        "value": figures["bits per byte"]["model"],
+        "different": sum(
+            not math.isclose(one, other, rel_tol=CLOSE)
+            for one, other in zip(losses, others, strict=True)
+        ),
+    }
+
+
+def compared(what: str, reference: str, how: Sequence[str], place: Path) -> Rows:
+    """Return a row for each task: our figures, and how many rows differ."""
     rows = []
-    for name in TASKS:
-        ours = read_rows(place / "strop" / SAMPLES / f"{name}.jsonl")
+    for name, limit in LIMITS.items():
+        evaluate(reference, [name], place / name, limit=limit, chat=False)
+        found = read_json(place / name / "results.json")["tasks"][name]["figures"]
+        ours = read_rows(place / name / SAMPLES / f"{name}.jsonl")
         theirs = harness(name, ours, how, place)
-        assert len(ours) == len(theirs)
-        row: dict[str, Any] = {"task": name, "model": what, "rows": len(ours)}
-        for figure, metric in FIGURES.items():
-            row[figure] = results["tasks"][name]["figures"][figure]["model"]
-            row[f"{figure}: different"] = sum(
-                one[figure] != float(other[metric]) for one, other in zip(ours, theirs, strict=True)
-            )
+        beside = {WRITTEN: wrote, PREDICTED: predicted}.get(name, chosen)
+        row = {"task": name, "model": what, "rows": len(ours), **beside(ours, theirs, found)}
         rows.append(row)
         say(json.dumps(row))
     return rows
@@ -100,22 +168,28 @@ def main() -> None:
     rows = compared("float32", MODEL, plain, place / "float32")
     rows += compared(FORMAT, str(packed), ours, place / FORMAT)
     facts = environment()
-    content = {
-        "name": "evaluation",
-        "title": (
-            "Choices of strop eval, and how many differ from those of lm-evaluation-harness on the "
-            "same prompts"
+    same = "how many differ from those of lm-evaluation-harness on the same prompts"
+    tables = {
+        "evaluation": (f"Choices of strop eval, and {same}", CHOICES),
+        "evaluation_text": (
+            f"Answers that strop eval wrote and texts that it predicted, and {same}",
+            (WRITTEN, PREDICTED),
         ),
-        "machine": {
-            "processor": facts["processor"],
-            "torch": f"torch {facts['versions']['torch']}",
-        },
-        "model": "SmolLM2-135M-Instruct, plain text",
-        "rows": rows,
     }
-    write_json(HERE / "results" / "evaluation.json", content)
-    print(table("evaluation"))
-    different = sum(row[f"{figure}: different"] for row in rows for figure in FIGURES)
+    for name, (title, tasks) in tables.items():
+        content = {
+            "name": name,
+            "title": title,
+            "machine": {
+                "processor": facts["processor"],
+                "torch": f"torch {facts['versions']['torch']}",
+            },
+            "model": "SmolLM2-135M-Instruct, plain text",
+            "rows": [row for row in rows if row["task"] in tasks],
+        }
+        write_json(HERE / "results" / f"{name}.json", content)
+        print(table(name))
+    different = sum(row[key] for row in rows for key in row if key.endswith("different"))
     asked = sum(row["rows"] for row in rows)
     print("RESULT", json.dumps({"lm_eval_mismatches": different, "rows": asked}))
 

@@ -1,7 +1,8 @@
 """How fast `strop rate` reads, beside the engine that does nothing but read the same prompts.
 
 The engine reads what all prompts begin with once, as the rating does; the rating also writes the
-replies, reads grades from them and keeps each row on disk. Both in turns, several rounds. Writes
+replies, reads grades from them and keeps each row on disk. Each rating stands between two readings
+and is compared with their mean, so that a machine that changes its speed favours neither. Writes
 benchmarks/results/rating.json.
 """
 
@@ -51,7 +52,7 @@ def rate_all(rows: Path, model: Path, place: Path) -> float:
 
 
 def main() -> None:
-    """Measure both in turns, and write the medians."""
+    """Measure both in turns, and write the rounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/rating"))
     place = parser.parse_args().output
@@ -63,12 +64,23 @@ def main() -> None:
     model, rubric = load(str(packed)), open_rubric(RUBRIC)
     prompts = [encode_prompt(model.tokenizer, rubric.asked(one)) for one in rows]
     read_all(model, prompts[:8])
-    reading, rating = [], []
+    rounds = []
+    before = read_all(model, prompts)
     for number in range(ROUNDS):
-        reading.append(read_all(model, prompts))
-        rating.append(rate_all(place / "rows.jsonl", packed, place / "rated"))
-        say(f"round {number + 1} of {ROUNDS}: {reading[-1]:.2f} s and {rating[-1]:.2f} s")
-    efficiency = [one / other for one, other in zip(reading, rating, strict=True)]
+        rating = rate_all(place / "rows.jsonl", packed, place / "rated")
+        after = read_all(model, prompts)
+        efficiency = (before + after) / 2 / rating
+        say(f"round {number + 1} of {ROUNDS}: {before:.2f}, {rating:.2f} and {after:.2f} s")
+        rounds.append(
+            {
+                "round": number + 1,
+                "before": before,
+                "rating": rating,
+                "after": after,
+                "efficiency": efficiency,
+            }
+        )
+        before = after
     facts = environment()
     tokens = sum(map(len, prompts))
     content = {
@@ -76,16 +88,12 @@ def main() -> None:
         "title": f"Seconds to read and to rate {ROWS} rows of dolly, {tokens:,} tokens of prompts",
         "machine": {"processor": facts["processor"]},
         "model": f"SmolLM2-135M-Instruct in {FORMAT}",
-        "rows": [
-            {"round": number + 1, "reading": one, "rating": other, "efficiency": part}
-            for number, (one, other, part) in enumerate(
-                zip(reading, rating, efficiency, strict=True)
-            )
-        ],
+        "rows": rounds,
     }
     write_json(HERE / "results" / "rating.json", content)
     print(table("rating"))
-    print("RESULT", json.dumps({"rating_efficiency": round(median(efficiency), 4)}))
+    middle = median(one["efficiency"] for one in rounds)
+    print("RESULT", json.dumps({"rating_efficiency": round(middle, 4)}))
 
 
 if __name__ == "__main__":

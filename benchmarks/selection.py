@@ -56,6 +56,7 @@ from tables import table
 MODEL, FORMAT = "smollm2", "bfp8"
 LONGEST, TESTS, TARGETS, POOL, KEEP = 384, 120, 32, 1800, 112
 PAIRS = 384  #: preferences that the ranker learns from
+ONCE = ("ranker",)  #: steps that cost as much for one part of the pool as for all of it
 RUBRICS = ("accuracy", "helpfulness", "complexity", "quality")
 TASKS = ("openbookqa", "instructions")
 RUNS = Runs(parts=3, random=5, more=3.0)
@@ -86,10 +87,10 @@ SELECTORS = {
     "complexity x quality (DEITA)": Selector(
         "complexity-expected*quality-expected", ("complexity", "quality", "embed"), 0.9
     ),
-    "IFD (Cherry)": Selector("ifd", ("losses",), most={"ifd": 1.0}),
-    "IFD of perplexities": Selector("ifd-perplexity", ("losses",), most={"ifd-perplexity": 1.0}),
-    "highest perplexity": Selector("perplexity", ("losses",)),
-    "lowest perplexity": Selector("-perplexity", ("losses",)),
+    "IFD (Cherry)": Selector("ifd", ("ifd",), most={"ifd": 1.0}),
+    "IFD of perplexities": Selector("ifd-perplexity", ("ifd",), most={"ifd-perplexity": 1.0}),
+    "highest perplexity": Selector("perplexity", ("perplexity",)),
+    "lowest perplexity": Selector("-perplexity", ("perplexity",)),
     "target": Selector("target", ("target",)),
     "influence (LESS)": Selector("influence", ("influence",)),
     "reward": Selector("reward", ("ranker", "reward")),
@@ -111,12 +112,14 @@ def prepare_rows(place: Path) -> None:
     groups: dict[str, list[Instruction]] = {}
     for one in sorted(short, key=lambda one: sha256_json([0, one.prompt])):
         groups.setdefault(prompt_key(one.prompt), []).append(one)
-    whole = [one for group in groups.values() for one in group]
-    cuts = (0, TESTS, TESTS + TARGETS, TESTS + TARGETS + POOL)
-    for name, start, end in zip(("tests", "target", "pool"), cuts, cuts[1:], strict=False):
+    left = iter(groups.values())
+    for name, size in (("tests", TESTS), ("target", TARGETS), ("pool", POOL)):
+        some: list[Instruction] = []
+        while len(some) < size:
+            some += next(left)[: size - len(some)]
         write_rows(
             place / f"{name}.jsonl",
-            ({"prompt": one.prompt, "completion": one.completion} for one in whole[start:end]),
+            ({"prompt": one.prompt, "completion": one.completion} for one in some),
         )
 
 
@@ -141,9 +144,8 @@ def give_scores(place: Path) -> None:
     target = place / "target.jsonl"
     steps: dict[str, Callable[[Path, Path], Any]] = {
         "length": lambda rows, to: score(rows, ["length"], to),
-        "losses": lambda rows, to: score(
-            rows, ["perplexity", "ifd", "ifd-perplexity"], to, str(small)
-        ),
+        "perplexity": lambda rows, to: score(rows, ["perplexity"], to, str(small)),
+        "ifd": lambda rows, to: score(rows, ["ifd", "ifd-perplexity"], to, str(small)),
         "target": lambda rows, to: score(rows, ["target"], to, str(small), target),
         "influence": lambda rows, to: score(rows, ["influence"], to, MODEL, target),
         "reward": lambda rows, to: score(rows, ["reward"], to, ranker=place / "ranker"),
@@ -165,7 +167,7 @@ def graded(rater: str, rubric: str, rows: Path, to: Path) -> None:
 
 def costs_of(place: Path) -> dict[str, float]:
     """Return the seconds of each step over the pool, and of a run's training on random rows."""
-    folders = ("ranker", "losses", "target", "influence", "reward", *RUBRICS)
+    folders = ("ranker", "perplexity", "ifd", "target", "influence", "reward", *RUBRICS)
     found = {name: read_json(place / name / "manifest.json")["seconds"] for name in folders}
     note = place / "seconds.json"
     if not note.is_file():
@@ -206,13 +208,16 @@ def rows_of(
         row["p, corrected"] = round(p, 3) if p >= 0.001 else "< 0.001"
         row["better than random?"] = one["against"]["random"]["verdict"]
         row["tokens of an answer"] = round(facts["cost"][name]["answer_tokens"])
-        seconds = sum(costs[step] for step in SELECTORS[name].steps) / RUNS.parts
+        steps = SELECTORS[name].steps
+        seconds = sum(costs[step] / (1 if step in ONCE else RUNS.parts) for step in steps)
         row["choosing costs, in runs"] = round(seconds / costs["run"], 1)
         found.append(row)
     return found
 
 
-def write_tables(facts: Mapping[str, Any], costs: Mapping[str, float]) -> None:
+def write_tables(
+    facts: Mapping[str, Any], costs: Mapping[str, float], rater: Mapping[str, Any]
+) -> None:
     """Write a result file for each measure."""
     about = environment()
     for measure, found in facts["measures"].items():
@@ -221,12 +226,13 @@ def write_tables(facts: Mapping[str, Any], costs: Mapping[str, float]) -> None:
         scale = 1.0 if measure == LOSS else 100.0
         better = "lower" if found["lower_is_better"] else "higher"
         random = found["random"]
+        learned = Interval(**found["learned"]["difference"]).scaled(scale)
         name = "selection" if measure == LOSS else f"selection_{short}"
         title = (
             f"{measure}: differences in {unit}, {better} is better. Untrained "
             f"{scale * facts[UNTRAINED][measure]:.4g}, after {KEEP} random rows "
-            f"{scale * random['mean']:.4g} (deviation of {RUNS.random} runs "
-            f"{scale * random['deviation']:.2g}), n = {found['n']}"
+            f"{scale * random['mean']:.4g} (a difference of {learned:+.3g}; deviation of "
+            f"{RUNS.random} runs {scale * random['deviation']:.2g}), n = {found['n']}"
         )
         content = {
             "name": name,
@@ -234,6 +240,8 @@ def write_tables(facts: Mapping[str, Any], costs: Mapping[str, float]) -> None:
             "machine": {"processor": about["processor"]},
             "model": "SmolLM2-135M-Instruct, LoRA of rank 8",
             "text": f"dolly, {POOL} rows in {RUNS.parts} parts",
+            "seconds": {step: round(seconds, 1) for step, seconds in costs.items()},
+            "rater": rater,
             "rows": rows_of(facts, measure, scale, costs),
         }
         write_json(HERE / "results" / f"{name}.json", content)
@@ -265,7 +273,9 @@ def main() -> None:
     facts = trial(MODEL, pool, place / "trial", selectors, CONFIG, tests, processes=2)
     drawn = HERE.parent / "docs" / "concepts" / "selection.svg"
     write_text(drawn, read_text(place / "trial" / DIFFERENCES))
-    write_tables(facts, costs)
+    rated = read_json(place / "accuracy" / "manifest.json")["facts"]
+    shown = ("rows", "grades", "unrated", "expected_deciles", "mass", "agreement")
+    write_tables(facts, costs, {name: rated[name] for name in shown})
     found = facts["measures"][LOSS]["selectors"]
     best = min(found, key=lambda name: found[name]["mean"])
     difference = found[best]["against"]["random"]["difference"]

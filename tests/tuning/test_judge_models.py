@@ -134,3 +134,22 @@ def test_rows_that_no_sampling_wrote_are_named(
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(StropError, match=rf"bad\.jsonl:2: .*{said}"):
         judge(tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "out")
+
+
+def test_prompts_may_have_other_columns(tiny_model: Path, tmp_path: Path) -> None:
+    pack(str(tiny_model), "bfp8", tmp_path / "tiny")
+    models = (str(tmp_path / "tiny"), str(tmp_path / "tiny"))
+    rows = [{"prompt": f"Say {n}", "completion": "+", "scores": {"length": 1}} for n in range(3)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rated").mkdir()
+    (tmp_path / "rated" / "rows.jsonl").write_text(text)
+    (tmp_path / "raw.jsonl").write_text(text)
+    facts = judge_models(models, [tmp_path / "rated"], tmp_path / "out", max_tokens=4)
+    assert facts["prompts"] == 3
+    with pytest.raises(StropError, match="--columns"):
+        judge_models(models, [tmp_path / "raw.jsonl"], tmp_path / "other", max_tokens=4)
+    named = {"prompt": "prompt"}
+    again = judge_models(
+        models, [tmp_path / "raw.jsonl"], tmp_path / "other", max_tokens=4, columns=named
+    )
+    assert again["overlap"] == facts["overlap"]

@@ -162,7 +162,8 @@ def drawn_means(losses: Floats, resamples: int, seed: int) -> Floats:
     normal = rng.normal(size=(resamples, count))
     weights = (normal - normal.mean(axis=1, keepdims=True)) / math.sqrt(count * (count - 1))
     weights *= np.sqrt((count - 1) / rng.chisquare(count - 1, (resamples, 1)))
-    return losses.mean(axis=0) + np.concatenate([np.zeros((1, count)), weights]) @ losses
+    means: Floats = losses.mean(axis=0) + np.concatenate([np.zeros((1, count)), weights]) @ losses
+    return means
 
 
 def fitted(shares: Floats, losses: Floats) -> Fits:
@@ -247,7 +248,7 @@ def seeds_to_tell(logs: Interval, limit: float, gain: Interval) -> int | None:
         (Wilson and Hilferty 1931, "The distribution of chi-square").
         """
         free = count - 1
-        found = (1.0 - 2.0 / (9.0 * free)) ** 1.5
+        found = float((1.0 - 2.0 / (9.0 * free)) ** 1.5)
         return found * student_quantile((1.0 + gain.level) / 2.0, free) / math.sqrt(count)
 
     for count in range(gain.n + 1, MOST_SEEDS + 1):

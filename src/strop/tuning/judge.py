@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strop.console import say
-from strop.data import Prompt, prompt_key, read_prompts, read_rows, sha256_file, write_rows
+from strop.data import Prompt, prompt_key, read_rows, sha256_file, write_rows
 from strop.data.instructions import shown
 from strop.data.journal import Journal
 from strop.errors import StropError
@@ -34,7 +34,7 @@ from strop.tuning.diagnosis import repeated_ngrams, text_failures
 from strop.tuning.origins import Origins, origins_of, ranker_hash
 from strop.tuning.overlap import rouge_l
 from strop.tuning.ranker import Ranker
-from strop.tuning.sample import SampleConfig, sample
+from strop.tuning.sample import SampleConfig, asked_of, sample
 
 NOTHING = "nothing to judge by: a ranker, a model, or answers with references"
 REPLIES = "replies.jsonl"  #: of a judge, in the order in which they came
@@ -141,7 +141,7 @@ def judge_models(
         open_model(model, remote=remote)
     elif model:
         model_identity(model)
-    asked = [one for path in prompts for one in read_prompts(rows_path(path), columns).rows]
+    asked = [one for path in prompts for one in asked_of(rows_path(path), columns).rows]
     if not (ranker or model) and sum(one.reference is not None for one in asked) < 2:
         raise StropError(NOTHING)
     config = SampleConfig(n=1, temperature=0.0, max_tokens=max_tokens)

@@ -11,6 +11,7 @@ from typing import Any
 from strop.console import progress, say
 from strop.data import (
     Asked,
+    Records,
     Rejected,
     prompt_key,
     read_prompts,
@@ -86,7 +87,7 @@ def sample(
     settings = {"model": model, **asdict(config), "columns": dict(columns or {})}
 
     def make(directory: Path, place: Path) -> Facts:
-        records = read_prompts(path, None if path.name == ROWS else columns)
+        records = asked_of(path, columns)
         loaded = engine(model, place)
         rows, rejected = answered(loaded, records.rows, config, place)
         rejected = [*records.rejected, *records.located(rejected)]
@@ -97,6 +98,12 @@ def sample(
         return facts_of(rows, rejected)
 
     return run_stage("sample", output, settings, inputs, make, work)
+
+
+def asked_of(path: Path, columns: Mapping[str, str] | None) -> Records[Asked]:
+    """Read prompts. Rows of a stage have other columns too, which are ignored."""
+    usual = {"prompt": "prompt"} if path.name == ROWS else None
+    return read_prompts(path, columns or usual)
 
 
 def engine(model: str, work: Path) -> Model:
