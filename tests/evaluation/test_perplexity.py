@@ -96,7 +96,7 @@ def test_losses_of_different_tokens_are_not_compared(
     # Of a token "words" lost four times as much, of a byte not.
     tokens = figures["loss per token"]
     assert (tokens["model"]["estimate"], tokens["against"]["estimate"]) == (2.0, 0.5)
-    assert tokens.keys() == {"model", "against"}
+    assert tokens.keys() == {"model", "against", "stderr"}
     assert "2.0000 against 0.5000: of different tokens, which cannot be compared" in spelled(facts)
 
 

@@ -19,10 +19,13 @@ from strop.selection.curve import (
     MOST_SEEDS,
     Enough,
     Run,
+    drawn_means,
     enough,
     fitted,
+    found_deviation,
     predicted,
     seeds_to_tell,
+    standard_error,
 )
 from strop.stats import Interval
 
@@ -232,24 +235,35 @@ def test_more_seeds_tell_as_often_as_not() -> None:
 @pytest.mark.parametrize(("seeds", "width", "error"), [(3, 6.0, 0.1), (5, 4.0, 0.1), (4, 1.0, 1.5)])
 def test_widths_shrink_with_the_root_of_the_seeds(seeds: int, width: float, error: float) -> None:
     def half(count: int) -> float:
-        found = math.sqrt(scipy_stats.chi2.median(count - 1) / (count - 1))
-        return found * float(scipy_stats.t.ppf(0.975, count - 1)) / math.sqrt(count)
+        return found_deviation(count) * float(scipy_stats.t.ppf(0.975, count - 1)) / count**0.5
 
-    found = seeds_to_tell(Interval(-1.0, -width, 0.0, seeds), 1.7, Interval(1, 0, 1 + error, seeds))
+    of_mean = width / (2 * float(scipy_stats.t.ppf(0.975, seeds - 1)))
+    found = seeds_to_tell(of_mean, 1.7, Interval(1, 0, 1 + error, seeds))
     assert found is not None
     too_wide = max(width / 1.7, error)
     assert half(seeds + found) / half(seeds) * too_wide < 1.0
     assert half(seeds + found - 1) / half(seeds) * too_wide >= 1.0
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 8, 32])
+def test_the_deviation_of_few_is_more_often_too_small(count: int) -> None:
+    exact = math.sqrt(scipy_stats.chi2.median(count - 1) / (count - 1))
+    assert found_deviation(count) == pytest.approx(exact, rel=0.02)
+
+
+def test_the_standard_error_is_that_of_a_mean() -> None:
+    rng = np.random.default_rng(0)
+    losses = rng.normal(0.0, 2.0, (5, 1))
+    found = standard_error(drawn_means(losses, 100_000, 0)[:, 0], 5)
+    assert found == pytest.approx(losses.std(ddof=1) / math.sqrt(5), rel=0.02)
+
+
 def test_no_number_of_seeds_shows_what_is_not_there() -> None:
     found = enough(exact(flat), resamples=10)
     assert (found.verdict, found.size, found.more_seeds) == ("cannot tell", None, None)
-    assert seeds_to_tell(Interval(0, -1, 1, 3), 2.5, Interval(-0.1, -0.2, 0, 3)) is None
-    assert seeds_to_tell(Interval(0, -1, 1, 3), 2.5, Interval(0.01, -9, 9, 3)) is None
-    assert (
-        seeds_to_tell(Interval(0, -9, 9, MOST_SEEDS), 1, Interval(1, 0.9, 1.1, MOST_SEEDS)) is None
-    )
+    assert seeds_to_tell(0.2, 2.5, Interval(-0.1, -0.2, 0, 3)) is None
+    assert seeds_to_tell(0.2, 2.5, Interval(0.01, -9, 9, 3)) is None
+    assert seeds_to_tell(9, 1, Interval(1, 0.9, 1.1, MOST_SEEDS)) is None
 
 
 def test_too_few_runs_are_named() -> None:

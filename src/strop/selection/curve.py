@@ -103,11 +103,11 @@ def enough(
     fits = fitted(shares, means)
     gain = student((losses[:, 0] if untrained is None else untrained) - losses[:, -1], level)
     slope = percentiles(fits[1] * fits[2] * math.log(2.0), count, level)
-    logs = percentiles(log_reached(fits, shares[0], untrained, share), count, level)
-    size = within(logs, smallest, largest)
+    reached = log_reached(fits, shares[0], untrained, share)
+    size = within(percentiles(reached, count, level), smallest, largest)
 
     limit = (largest / smallest) ** WIDEST
-    more = seeds_to_tell(logs, math.log(limit), gain)
+    more = seeds_to_tell(standard_error(reached, count), math.log(limit), gain)
     if gain.low <= 0.0:
         start = "no training" if untrained is not None else f"{smallest:,}"
         reason = f"nothing measurable was learned: the gain from {start} to {largest:,} is {gain}"
@@ -234,26 +234,39 @@ def within(logs: Interval, smallest: int, largest: int) -> Interval:
     return Interval(middle, low, high, logs.n, logs.level)
 
 
-def seeds_to_tell(logs: Interval, limit: float, gain: Interval) -> int | None:
+def standard_error(replicates: Floats, count: int) -> float:
+    """Return the standard error of a number by the middle half of its replicates.
+
+    Their tails say less: they end where the measured range does.
+    """
+    low, high = np.quantile(replicates[1:], [0.25, 0.75])
+    return float(high - low) / (2.0 * student_quantile(0.75, count - 1))
+
+
+def seeds_to_tell(error: float, limit: float, gain: Interval) -> int | None:
     """Return how many more seeds make an interval as narrow as the limit, and the gain significant.
 
-    Intervals shrink with the square root of the seeds, and with the quantile of Student's t. The
-    deviation that few seeds show is more often too small than too large.
+    `error` is the standard error of what the interval is of, with the seeds of the gain.
     """
-
-    def half_width(count: int) -> float:
-        """Return the median of that of a mean, in true deviations.
-
-        The deviation that is found has a median of (1 - 2 / 9k)^1.5 for k degrees of freedom
-        (Wilson and Hilferty 1931, "The distribution of chi-square").
-        """
-        free = count - 1
-        found = float((1.0 - 2.0 / (9.0 * free)) ** 1.5)
-        return found * student_quantile((1.0 + gain.level) / 2.0, free) / math.sqrt(count)
-
+    now = half_width(gain.n, gain.level)
+    deviations = error * math.sqrt(gain.n) / found_deviation(gain.n)
     for count in range(gain.n + 1, MOST_SEEDS + 1):
-        shrunk = half_width(count) / half_width(gain.n)
-        narrow = shrunk * (logs.high - logs.low) < limit
-        if narrow and shrunk * (gain.high - gain.estimate) < gain.estimate:
+        then = half_width(count, gain.level)
+        narrow = 2.0 * then * deviations < limit
+        if narrow and then / now * (gain.high - gain.estimate) < gain.estimate:
             return count - gain.n
     return None
+
+
+def half_width(count: int, level: float) -> float:
+    """Return the median of that of a mean's interval by Student's t, in true deviations."""
+    quantile = student_quantile((1.0 + level) / 2.0, count - 1)
+    return found_deviation(count) * quantile / math.sqrt(count)
+
+
+def found_deviation(count: int) -> float:
+    """Return the median of the deviation that so many samples show, in true ones.
+
+    (Wilson and Hilferty 1931, "The distribution of chi-square".)
+    """
+    return float((1.0 - 2.0 / (9.0 * (count - 1))) ** 1.5)
