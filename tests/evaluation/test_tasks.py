@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluation.written_models import Written, using
 
-from strop.data import read_rows
 from strop.errors import StropError
 from strop.evaluation import tasks
 from strop.evaluation.evaluate import described, evaluate
 from strop.evaluation.kinds import KINDS, kind_of
+from strop.evaluation.match import extracted, same
 from strop.evaluation.tasks import open_task, task_names, task_rows
 from strop.evaluation.templates import without_letters
 from strop.models.download import Wheel
@@ -110,17 +109,17 @@ def test_every_task_that_comes_with_strop_has_a_row_here() -> None:
     assert made == {"chain-sum", "instructions", "letter-counting", "spell-backward", "syllogism"}
 
 
-def chain(folder: Path, kind: str, more: str = "") -> str:
+def chain(folder: Path) -> str:
     """A task of sums that the library makes."""
     (folder / "chain.yaml").write_text(
-        f"title: Chains\nkind: {kind}\nprompt: '{{{{ question }}}}'\nanswer: '{{{{ answer }}}}'\n"
-        f"data: {{generator: reasoning-gym, name: chain_sum, size: 6, seed: 3}}\n{more}"
+        "title: Chains\nkind: match\nprompt: '{{ question }}'\nanswer: '{{ answer }}'\n"
+        "extract: number\ndata: {generator: reasoning-gym, name: chain_sum, size: 6, seed: 3}\n"
     )
     return str(folder / "chain.yaml")
 
 
 def test_rows_that_a_library_makes(tmp_path: Path) -> None:
-    task = open_task(chain(tmp_path, "match", "extract: number\n"))
+    task = open_task(chain(tmp_path))
     rows = task_rows(task).rows
     assert len(rows) == 6
     assert rows == task_rows(task).rows
@@ -128,47 +127,24 @@ def test_rows_that_a_library_makes(tmp_path: Path) -> None:
     KINDS["match"].check(task, rows[0])
 
 
-def test_the_library_judges_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = chain(tmp_path, "reasoning", "extract: number\n")
-    rows = task_rows(open_task(name)).rows
-    answers = {row["question"]: f"It is {row['answer']}.00" for row in rows}
-    answers[rows[0]["question"]] = "no idea"
-    using(monkeypatch, Written("m", answers))
-    figures = evaluate("m", [name], tmp_path / "out")["tasks"]["chain"]["figures"]
-    assert figures["solved"]["model"]["estimate"] == pytest.approx(5 / 6)
-    assert figures["score"]["model"]["estimate"] < 1.0
-    [first, second, *_] = read_rows(tmp_path / "out" / "samples" / "chain.jsonl")
-    assert (first["extracted"], first["solved"]) == (None, 0.0)
-    assert second["solved"] == second["score"] == 1.0
-    assert second["right"] == rows[1]["answer"]
-
-
-def test_an_answer_that_the_library_cannot_judge_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from reasoning_gym.arithmetic.chain_sum import ChainSumDataset
-
-    def fails(self: Any, answer: str, entry: Any) -> float:
-        if answer == "boom":
-            raise KeyError(answer)
-        return 0.5
-
-    monkeypatch.setattr(ChainSumDataset, "score_answer", fails)
-    name = chain(tmp_path, "reasoning")
-    answers = {row["question"]: "half" for row in task_rows(open_task(name)).rows}
-    answers[next(iter(answers))] = "boom"
-    using(monkeypatch, Written("m", answers))
-    figures = evaluate("m", [name], tmp_path / "out")["tasks"]["chain"]["figures"]
-    assert figures["score"]["model"]["estimate"] == pytest.approx(2.5 / 6)
-    assert figures["solved"]["model"]["estimate"] == 0.0
-    [first, *_] = read_rows(tmp_path / "out" / "samples" / "chain.jsonl")
-    assert first["not judged"] == "KeyError: 'boom'"
+@pytest.mark.parametrize(
+    ("name", "reply", "found"),
+    [
+        ("syllogism", "Yes. No cats are dogs.", "Yes"),
+        ("syllogism", "**no**, some are", "no"),
+        ("syllogism", "It is so: Yes", None),
+        ("letter-counting", "There are 3, I think", "3"),
+        ("chain-sum", "It is −5.", "−5"),
+    ],
+)
+def test_what_counts_in_a_reply(name: str, reply: str, found: str | None) -> None:
+    text = extracted(open_task(name), reply)
+    assert text == found or same(open_task(name), str(text), str(found))
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("{path: rows.jsonl}", "the kind reasoning needs data of the generator reasoning-gym"),
         ("{generator: reasoning-gym, name: sums, size: 2, seed: 0}", "reasoning-gym: sums: "),
         (
             "{generator: reasoning-gym, name: chain_sum, size: 2, seed: 0, terms: 3}",
@@ -182,9 +158,9 @@ def test_an_answer_that_the_library_cannot_judge_is_wrong(
     ],
 )
 def test_questions_that_the_library_does_not_make(tmp_path: Path, data: str, said: str) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1?", "answer": "2", "index": 0}\n')
     (tmp_path / "bad.yaml").write_text(
-        f"title: Bad\nkind: reasoning\nprompt: '{{{{ question }}}}'\ndata: {data}\n"
+        "title: Bad\nkind: match\nprompt: '{{ question }}'\nanswer: '{{ answer }}'\n"
+        f"data: {data}\n"
     )
     with pytest.raises(StropError, match=said):
         evaluate("m", [str(tmp_path / "bad.yaml")], tmp_path / "out")

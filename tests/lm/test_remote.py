@@ -147,6 +147,33 @@ def test_prompts_that_fail_one_after_another_are_not_a_dead_endpoint(
     assert len(found) == 50
 
 
+def test_a_limit_of_the_endpoint_is_not_the_prompts_fault(endpoint: Any) -> None:
+    def reply(body: dict[str, Any], _: int) -> Reply:
+        if body["messages"][0]["content"] == remote.PROBE:
+            return answer("yes")
+        return 429, {"error": {"message": "tokens a minute"}}, {}
+
+    place = endpoint(reply)
+    with pytest.raises(StropFailure, match=r"the last with: .*tokens a minute"):
+        asked(place, 100, together=2)
+    assert len(place.asked) < 12
+
+
+def test_the_turn_of_a_plain_question_is_waited_for(
+    endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(remote, "LOOK", 0.05)
+    monkeypatch.setattr(remote, "DEAD", 2)
+
+    def reply(body: dict[str, Any], _: int) -> Reply:
+        plain = body["messages"][0]["content"] == remote.PROBE
+        return answer("yes") if plain else (500, {}, {})
+
+    _, found = asked(endpoint(reply), 3, timeout=1, per_minute=40, together=3)  # 1.5 s for a turn
+    assert len(found) == 3
+
+
 def test_a_plain_question_that_drips_ends_the_work(
     endpoint: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

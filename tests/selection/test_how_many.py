@@ -101,6 +101,8 @@ def test_who_asks_for_more_seeds_pays_for_those_alone(
     wanted, whole = trained(more, "whole")
     assert (trained(few, "out")[1], whole) == (3, 9)
     assert trained(more, "out") == (wanted, 6)
+    both = replace(more, halvings=3, arms=("steps", "epochs"))
+    assert trained(both, "out")[1] == 3 + 3 * 3
     # Of another training nothing is known.
     other = replace(more, training=replace(CONFIG.training, learning_rate=1e-2))
     assert trained(other, "out")[1] == 9

@@ -245,7 +245,13 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Return the SHA-256 of a JSON value in a canonical spelling (sorted keys, no spaces)."""
+    """Return the SHA-256 of a JSON value in a canonical spelling (sorted keys, no spaces).
+
+    Raises StropError for half characters, which names of files have that are not UTF-8.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # Names of files that are no UTF-8 have half characters in Python.
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    try:
+        return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        bad = text[max(0, error.start - 20) : error.end]
+        raise StropError(f"{bad!r}: a name or text that is not UTF-8: rename it") from error

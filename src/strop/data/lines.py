@@ -14,9 +14,7 @@ from strop.errors import StropError
 
 Row = TypeVar("Row")
 
-DEEPEST = (
-    100  #: objects and lists in each other: with ten times as many json reads what it won't write
-)
+DEEPEST = 100  #: objects and lists in each other: Python reads deeper ones than it can write
 
 
 @dataclass(frozen=True)

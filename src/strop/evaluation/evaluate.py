@@ -51,11 +51,11 @@ def evaluate(
     answered has no figures. Raises StropError for unknown tasks and for what an endpoint cannot do,
     and StropFailure if no task has figures.
     """
-    prepared = [prepare(name, limit) for name in tasks]
     if 0 < limit < LEAST:
         raise StropError(f"at least {LEAST} rows are needed for an interval: the limit is {limit}")
     if not tasks:
         raise StropError("which tasks?  strop eval --list  names them")
+    prepared = [prepare(name, limit) for name in tasks]
     if len({one.task.name for one in prepared}) != len(prepared):
         raise StropError("two tasks have one name")
     models = [Opened(name, chat, remote) for name in (model, against) if name is not None]

@@ -17,7 +17,6 @@ from strop.evaluation.code import check_code, passes, run_codes
 from strop.evaluation.instructions import check_instructions, followed, followed_loosely
 from strop.evaluation.match import check_match, run_match
 from strop.evaluation.perplexity import check_perplexity, run_perplexity
-from strop.evaluation.reasoning import check_reasoning, run_reasoning
 from strop.evaluation.samples import Sample, Samples, written
 from strop.evaluation.tasks import Row, Task
 from strop.lm import LanguageModel
@@ -76,9 +75,6 @@ KINDS: dict[str, Kind] = {
     ),
     "match": Kind(
         always("exact match", "extracted anything"), chat=True, check=check_match, run=run_match
-    ),
-    "reasoning": Kind(
-        always("solved", "score"), chat=True, check=check_reasoning, run=run_reasoning
     ),
     "instructions": Kind(
         always("all followed", "all followed, loosely", "share followed"),

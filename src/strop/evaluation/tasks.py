@@ -4,7 +4,7 @@
     data      path: FILE beside it; or package, member, size, sha256: a file in a Python package,
               which is unpacked if its name ends in .gz; or generator, size, seed and its settings:
               rows that are made
-    kind      choice, match, reasoning, instructions, code or perplexity
+    kind      choice, match, instructions, code or perplexity
     prompt    template (Jinja) over the columns of a row
 
 What else there is depends on the kind, see `Task`.
@@ -52,7 +52,7 @@ class Task:
     #: template: what is right; of several lines one is enough in match; of perplexity the text
     answer: str = ""
     choices: str = ""  #: template of choice: an answer a line
-    #: of match and reasoning: number, all, or a pattern of your own, whose last match counts
+    #: of match: number, all, or a pattern of your own, whose last match in a reply counts
     extract: str = "all"
     tests: str = ""  #: template of code: the program that tests {{ completion }}
     max_tokens: int = 256  #: of an answer that is written

@@ -92,6 +92,10 @@ class Unreached(Failed):
     """A failure that may be the endpoint's, not the prompt's."""
 
 
+class Busy(Unreached):
+    """A failure that a plain question says nothing of: too much was asked, or too long waited."""
+
+
 class Refused(Failed):
     """A failure of what was asked for; something else may be answered."""
 
@@ -224,6 +228,7 @@ class RemoteModel:
         running: dict[Future[Answer | Failed], tuple[int, Attempt]] = {}
         in_a_row, failures, hanging = 0, 0, 0
         never: StropError | None = None
+        last: Failed = Failed("nothing")
         try:
             while waiting or running:
                 while waiting and len(running) < self.config.together:
@@ -240,7 +245,7 @@ class RemoteModel:
                             continue
                         answer = future.result()
                     elif attempt.seconds > self.config.longest:
-                        answer = Unreached(f"no whole answer in {self.config.longest:g} s")
+                        answer = self.late()
                         del running[future]
                         hanging += 1  # its thread goes on
                     else:
@@ -248,7 +253,7 @@ class RemoteModel:
                     if isinstance(answer, Answer):
                         self.usage.add(answer)
                     else:
-                        failures += 1
+                        failures, last = failures + 1, answer
                     in_a_row = in_a_row + 1 if isinstance(answer, Unreached) else 0
                     yield number, answer
                 # Not before all that were answered together have been handed over.
@@ -256,24 +261,30 @@ class RemoteModel:
                     raise never
                 hopeless = failures >= HOPELESS and not self.usage.requests
                 if in_a_row >= DEAD or hopeless or hanging >= MOST_HANGING:
-                    probe = self.probed()
-                    if isinstance(probe, Failed) or hanging >= MOST_HANGING:
-                        last = probe.reason if isinstance(probe, Failed) else "no whole answer"
+                    sure = isinstance(last, Busy) or hanging >= MOST_HANGING
+                    verdict = last if sure else self.probed()
+                    if isinstance(verdict, Failed):
+                        yield from answered_meanwhile(running)
                         raise StropFailure(
-                            f"{self.name}: {failures} requests failed, the last with: {last}; run "
-                            "the same command again to go on"
+                            f"{self.name}: {failures} requests failed, the last with: "
+                            f"{verdict.reason}; run the same command again to go on"
                         )
                     in_a_row = 0
         finally:
             say(self.used)
 
+    def late(self) -> Busy:
+        """Return the failure of a request that was given up."""
+        return Busy(f"no whole answer in {self.config.longest:g} s")
+
     def probed(self) -> Answer | Failed:
         """Ask a plain question."""
-        question = Sampling(max_tokens=8)
-        future = in_background(self.request, PROBE, question, (), {}, Attempt())
-        wait([future], self.config.longest)
-        if not future.done():
-            return Unreached(f"no whole answer in {self.config.longest:g} s")
+        attempt = Attempt()
+        future = in_background(self.request, PROBE, Sampling(max_tokens=8), (), {}, attempt)
+        while not future.done():
+            if attempt.seconds > self.config.longest:
+                return self.late()
+            wait([future], LOOK)
         answer = future.result()
         if isinstance(answer, Answer):
             self.usage.add(answer)
@@ -334,6 +345,8 @@ class RemoteModel:
             raise StropError(f"{self.name}: {spelled(error)}") from error
         except tuple(getattr(openai, name) for name in REFUSALS) as error:
             return Refused(spelled(error))
+        except (openai.RateLimitError, openai.APITimeoutError) as error:
+            return Busy(spelled(error))
         except openai.APIError as error:
             return Unreached(spelled(error))
         except (ValueError, RecursionError):
@@ -364,6 +377,15 @@ def in_background(ask: Callable[..., Answer | Failed], *asked: Any) -> Future[An
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def answered_meanwhile(
+    running: Mapping[Future[Answer | Failed], tuple[int, Attempt]],
+) -> Iterator[tuple[int, Answer | Failed]]:
+    """Yield the answers that came while nobody looked: they may have been paid for."""
+    for future, (number, _) in running.items():
+        if future.done() and not future.exception():
+            yield number, future.result()
 
 
 def letters(prompt: Prompt) -> int:
@@ -404,7 +426,7 @@ def told(choice: Any, options: Sequence[str]) -> tuple[float | None, ...]:
     try:
         first = content[0].top_logprobs if content else ()
         known = {one.token: float(one.logprob) for one in reversed(first)}
-    except (AttributeError, TypeError, ValueError, LookupError):
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError):
         return unknown
     if not all(-math.inf <= logp <= 0.0 for logp in known.values()):
         return unknown

@@ -6,10 +6,9 @@ over seeds, which are independent; the subsets of one seed lie in each other, so
 not. They hold for the examples that the subsets were taken from, and as far as the losses follow
 such a curve: where they stop short instead of levelling out, the size found is too large.
 
-The intervals are those of a bootstrap whose weights are normal (Mammen 1993, "Bootstrap and wild
-bootstrap for high dimensional linear models") and are stretched at random as Student's t is: drawn
-means of a number lie around its mean as t with n - 1 degrees of freedom does. Drawing whole seeds,
-no mean of three would lie outside the three.
+The intervals are those of a bootstrap that does not draw seeds: no mean of three seeds lies outside
+the three. It draws means around that of the seeds, as a multivariate Student's t with n - 1 degrees
+of freedom whose covariance is theirs.
 """
 
 from __future__ import annotations
@@ -235,12 +234,17 @@ def within(logs: Interval, smallest: int, largest: int) -> Interval:
 
 
 def standard_error(replicates: Floats, count: int) -> float:
-    """Return the standard error of a number by the middle half of its replicates.
+    """Return the standard error of a number by its replicates.
 
-    Their tails say less: they end where the measured range does.
+    The larger one of that by their middle half and that by nearly all of them: they end where the
+    measured range does, so their tails may be cut off, or their middle be all at one end.
     """
-    low, high = np.quantile(replicates[1:], [0.25, 0.75])
-    return float(high - low) / (2.0 * student_quantile(0.75, count - 1))
+    tails = (0.25, 0.025)
+    widths = [np.subtract(*np.quantile(replicates[1:], [1.0 - tail, tail])) for tail in tails]
+    return max(
+        float(width) / (2.0 * student_quantile(1.0 - tail, count - 1))
+        for width, tail in zip(widths, tails, strict=True)
+    )
 
 
 def seeds_to_tell(error: float, limit: float, gain: Interval) -> int | None:

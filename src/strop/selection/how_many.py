@@ -13,7 +13,7 @@ the same price the second.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class Job:
     arm: str
     epochs: float
 
+    @property
+    def run(self) -> tuple[int, int, float]:
+        """Return what the loss depends on."""
+        return self.size, self.seed, self.epochs
+
 
 def how_many(
     model: str,
@@ -106,13 +111,13 @@ def how_many(
         training, tested = split(items_of(unique(records.rows, path), source))
         jobs = planned(len(training), config)
         say(f"{len(jobs)} runs on up to {len(training):,} examples, {len(tested)} to test on")
-        if done := sum(job in known for job in jobs):
+        if done := sum(job.run in known for job in jobs):
             say(f"{done} of them are in {output} already")
         before = measured(source, config, tested, None, (), place)
         rows = []
         for number, job in enumerate(jobs, start=1):
-            if job in known:
-                rows.append({**asdict(job), "loss": known[job]})
+            if job.run in known:
+                rows.append({**asdict(job), "loss": known[job.run]})
                 continue
             what = f"{job.size} examples, seed {job.seed}, equal {job.arm}"
             say(f"run {number} of {len(jobs)}: {what}")
@@ -136,7 +141,7 @@ def how_many(
 
 def known_runs(
     output: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[Job, float]:
+) -> dict[tuple[int, int, float], float]:
     """Return the losses of the runs that an output has, if only other runs are asked for now."""
     found = finished(output, "how-many")
     if found is None or found["inputs"] != inputs or found["strop"] != strop.__version__:
@@ -148,8 +153,8 @@ def known_runs(
     ]
     if plain[0] != plain[1]:
         return {}
-    names = [one.name for one in fields(Job)]
-    return {Job(*(row[name] for name in names)): row["loss"] for row in found["facts"]["runs"]}
+    runs = found["facts"]["runs"]
+    return {(row["size"], row["seed"], row["epochs"]): row["loss"] for row in runs}
 
 
 def planned(count: int, config: HowManyConfig) -> list[Job]:

@@ -142,6 +142,8 @@ def judge_models(
     elif model:
         model_identity(model)
     asked = [one for path in prompts for one in asked_of(rows_path(path), columns).rows]
+    if again := len(asked) - len({prompt_key(one.prompt) for one in asked}):
+        say(f"prompts that come again count where they come first: {again} of {len(asked)}")
     if not (ranker or model) and sum(one.reference is not None for one in asked) < 2:
         raise StropError(NOTHING)
     config = SampleConfig(n=1, temperature=0.0, max_tokens=max_tokens)
@@ -152,10 +154,8 @@ def judge_models(
         for path in prompts:
             answers = place / path.stem
             sample(writer, path, answers, config, columns)
-            own = {prompt_key(prompt_of(row)): row for row in read_rows(answers / ROWS)}
-            if again := len(own.keys() & rows.keys()):
-                say(f"{path}: {again} prompts are in a file before it, and count there")
-            rows = {key: {**row, "set": path.stem} for key, row in own.items()} | rows
+            for row in read_rows(answers / ROWS):
+                rows.setdefault(prompt_key(prompt_of(row)), {**row, "set": path.stem})
         write_rows(place / ROWS, rows.values())
         origins_of([place / path.stem for path in prompts]).write(place)
         places.append(place)
