@@ -240,10 +240,11 @@ def write_tables(
             "machine": {"processor": about["processor"]},
             "model": "SmolLM2-135M-Instruct, LoRA of rank 8",
             "text": f"dolly, {POOL} rows in {RUNS.parts} parts",
-            "seconds": {step: round(seconds, 1) for step, seconds in costs.items()},
-            "rater": rater,
             "rows": rows_of(facts, measure, scale, costs),
         }
+        if measure == LOSS:
+            seconds = {step: round(spent, 1) for step, spent in costs.items()}
+            content |= {"seconds": seconds, "rater": rater}
         write_json(HERE / "results" / f"{name}.json", content)
         print(table(name))
 

@@ -306,11 +306,14 @@ def test_options_are_read_from_the_first_token(endpoint: Any) -> None:
         "4",
     ],
 )
-def test_log_probabilities_in_another_form_leave_the_text(endpoint: Any, first: Any) -> None:
+def test_log_probabilities_in_another_form_leave_the_text(
+    endpoint: Any, first: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = endpoint(lambda *_: answer("4", logprobs={"content": [first]}))
     model = open_model(f"{place.address}#m")
-    found = dict(model.generate(["question"], [GREEDY], options=["3", "4"]))[0]
+    found = dict(model.generate(["question"] * 3, [GREEDY] * 3, options=["3", "4"]))[0]
     assert (found.text, found.options) == ("4", (None, None))
+    assert capsys.readouterr().err.count("tells no log-probabilities of a first token") == 1
 
 
 def test_where_log_probabilities_are_refused_it_goes_on_without(

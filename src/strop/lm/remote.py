@@ -160,6 +160,7 @@ class RemoteModel:
         self.name, self.config = reference, config
         self.chat: bool = True
         self.tells = True  #: log-probabilities, as far as it is known
+        self.said: set[str] = set()  #: about them
         self.lock = threading.Lock()
         self.usage = Usage()
         self.gate = Gate(config.per_minute)
@@ -298,19 +299,22 @@ class RemoteModel:
             return self.request(prompt, sampling, options, {}, attempt)
         logprobs = {"logprobs": True, "top_logprobs": MOST_OPTIONS}
         found = self.request(prompt, sampling, options, logprobs, attempt)
+        if isinstance(found, Answer) and found.options.count(None) == len(options):
+            self.say_once("tells no log-probabilities of a first token")
         if not isinstance(found, Refused):
             return found
         plain = self.request(prompt, sampling, options, {}, attempt)
         if isinstance(plain, Answer):
-            self.note_silence(found.reason)
+            self.tells = False
+            self.say_once(f"refuses log-probabilities, goes on without them: {found.reason}")
         return plain
 
-    def note_silence(self, reason: str) -> None:
-        """Remember that it tells no log-probabilities, and say so once."""
+    def say_once(self, words: str) -> None:
+        """Say what is wrong with its log-probabilities, the first time."""
         with self.lock:
-            if self.tells:
-                say(f"{self.name}: refuses log-probabilities, goes on without them: {reason}")
-            self.tells = False
+            if words.split(":")[0] not in self.said:
+                say(f"{self.name}: {words}")
+            self.said.add(words.split(":")[0])
 
     def request(
         self,

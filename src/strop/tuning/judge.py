@@ -172,7 +172,12 @@ def matched(places: Sequence[Path], trained_on: Collection[str]) -> tuple[list[R
         path = rows_path(place)
         rows = read_rows(path)
         check_samples(rows, path)
-        tables.append({prompt_key(prompt_of(row)): row for row in rows})
+        first: dict[str, Mapping[str, Any]] = {}
+        for row in rows:
+            first.setdefault(prompt_key(prompt_of(row)), row)
+        if again := len(rows) - len(first):
+            say(f"{path}: {again} of {len(rows)} rows left out, whose prompts came before")
+        tables.append(first)
     one, other = tables
     common = [key for key in one if key in other]
     fresh = [key for key in common if key not in trained_on]
