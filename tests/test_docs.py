@@ -129,7 +129,7 @@ def test_commands_that_are_only_shown_are_such(line: str) -> None:
     name, command, rest = parser.resolve_command(parser.make_context("strop", words), words)
     while hasattr(command, "resolve_command"):
         name, command, rest = command.resolve_command(command.make_context(name, rest), rest)
-    command.make_context(name, rest)  # raises what wrong usage raises
+    assert command.make_context(name, rest).command is command  # wrong usage raises
 
 
 def test_no_block_escapes() -> None:

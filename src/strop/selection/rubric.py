@@ -19,7 +19,6 @@ NUMBER = re.compile(
     r"(?<![\d.,])(?P<sign>[-−+]?)(?P<value>\d+(?:[.,]\d+)*)(?![\d%]|[.,]\d)"
     r"(?:\s*(?:/|out of)\s*(?P<of>\d{1,9}))?"
 )
-FAILED = "the template of a rubric failed"
 COMMA = re.compile(r"^(\d+),(\d{1,2})$")  #: a fraction; three digits are a thousand, "1,000"
 
 
@@ -61,7 +60,7 @@ class Rubric:
     def asked(self, one: Instruction) -> tuple[Message, ...]:
         """Return what a rater is asked of a row."""
         values = {"prompt": shown(one.prompt), "completion": one.completion}
-        text = filled(FAILED, self.prompt, values)
+        text = filled("the template of a rubric failed", self.prompt, values)
         user = {"role": "user", "content": text}
         return ({"role": "system", "content": self.system}, user) if self.system else (user,)
 
