@@ -86,7 +86,10 @@ def main() -> None:
     content = {
         "name": "rating",
         "title": f"Seconds to read and to rate {ROWS} rows of dolly, {tokens:,} tokens of prompts",
-        "machine": {"processor": facts["processor"]},
+        "machine": {
+            "processor": facts["processor"],
+            "instructions": " ".join(facts["instruction_sets"]),
+        },
         "model": f"SmolLM2-135M-Instruct in {FORMAT}",
         "rows": rounds,
     }

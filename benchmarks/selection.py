@@ -4,7 +4,8 @@ Dolly's rows of at most 384 tokens: 120 to test on, 32 as the target, the first 
 pool, which is dealt into three parts. From each part every selector chooses 112 rows (19%, about
 the share that AlpaGasus keeps); SmolLM2-135M with LoRA learns from them once. Random rows have five
 runs. What choosing costs is counted in seconds, beside those of a run's training, and each selector
-is also compared with three times as many random rows. Who is killed goes on.
+is also compared with three times as many random rows. Weights are of the type that is fastest here.
+Who is killed goes on.
 Writes benchmarks/results/selection*.json, and docs/concepts/selection.svg.
 """
 
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -34,7 +35,7 @@ from strop.data import (
     write_text,
 )
 from strop.data.instructions import Instruction, read_instructions, unique
-from strop.models import load
+from strop.models import load, resolve
 from strop.models.environment import environment
 from strop.models.packing import pack
 from strop.selection.embed import embed
@@ -49,7 +50,7 @@ from strop.stats import Interval
 from strop.training.network import NetworkConfig, open_source
 from strop.training.schedule import TrainingConfig
 from strop.tuning.fit import TuneConfig
-from strop.tuning.ranker import RankerConfig
+from strop.tuning.ranker import RankerConfig, type_to_read
 from strop.tuning.tune import RANKER_RATE, tune_ranker
 from tables import table
 
@@ -64,7 +65,6 @@ CONFIG = TrialConfig(
     runs=RUNS,
     tasks=TASKS,
     limit=100,
-    network=NetworkConfig(dtype="bfloat16"),
     training=TrainingConfig(learning_rate=2e-3, epochs=1, batch=8),
 )
 
@@ -135,11 +135,7 @@ def give_scores(place: Path) -> None:
         place / "pairs.jsonl",
         place / "ranker",
         RankerConfig(kind="pointwise"),
-        TuneConfig(
-            network=NetworkConfig(dtype="bfloat16"),
-            training=TrainingConfig(learning_rate=RANKER_RATE),
-            held_out=0.0,
-        ),
+        TuneConfig(training=TrainingConfig(learning_rate=RANKER_RATE), held_out=0.0),
     )
     target = place / "target.jsonl"
     steps: dict[str, Callable[[Path, Path], Any]] = {
@@ -165,7 +161,7 @@ def graded(rater: str, rubric: str, rows: Path, to: Path) -> None:
     rate(rows, rater, to, rubric)
 
 
-def costs_of(place: Path) -> dict[str, float]:
+def costs_of(place: Path, network: NetworkConfig) -> dict[str, float]:
     """Return the seconds of each step over the pool, and of a run's training on random rows."""
     folders = ("ranker", "perplexity", "ifd", "target", "influence", "reward", *RUBRICS)
     found = {name: read_json(place / name / "manifest.json")["seconds"] for name in folders}
@@ -183,9 +179,7 @@ def costs_of(place: Path) -> dict[str, float]:
         items = items_of(rows[:KEEP], source)
         for name, training in (("opened", None), ("trained", CONFIG.training)):
             start = perf_counter()
-            losses_of_run(
-                source, CONFIG.network, training, items, items[:8], place / f"{name}-{start}"
-            )
+            losses_of_run(source, network, training, items, items[:8], place / f"{name}-{start}")
             times[name] = perf_counter() - start
         write_json(note, times)
     times = read_json(note)
@@ -216,7 +210,7 @@ def rows_of(
 
 
 def write_tables(
-    facts: Mapping[str, Any], costs: Mapping[str, float], rater: Mapping[str, Any]
+    facts: Mapping[str, Any], costs: Mapping[str, float], rater: Mapping[str, Any], dtype: str
 ) -> None:
     """Write a result file for each measure."""
     about = environment()
@@ -237,8 +231,11 @@ def write_tables(
         content = {
             "name": name,
             "title": title,
-            "machine": {"processor": about["processor"]},
-            "model": "SmolLM2-135M-Instruct, LoRA of rank 8",
+            "machine": {
+                "processor": about["processor"],
+                "instructions": " ".join(about["instruction_sets"]),
+            },
+            "model": f"SmolLM2-135M-Instruct, LoRA of rank 8, {dtype}",
             "text": f"dolly, {POOL} rows in {RUNS.parts} parts",
             "rows": rows_of(facts, measure, scale, costs),
         }
@@ -257,7 +254,9 @@ def main() -> None:
     place.mkdir(parents=True, exist_ok=True)
     prepare_rows(place)
     give_scores(place)
-    costs = costs_of(place)
+    dtype = type_to_read(resolve(MODEL), place)
+    config = replace(CONFIG, network=NetworkConfig(dtype=dtype))
+    costs = costs_of(place, config.network)
     say(json.dumps(costs))
     small = str(place / "model")
     selectors = {
@@ -271,12 +270,12 @@ def main() -> None:
         for name, one in SELECTORS.items()
     }
     tests, pool = place / "tests.jsonl", place / "scored.jsonl"
-    facts = trial(MODEL, pool, place / "trial", selectors, CONFIG, tests, processes=2)
+    facts = trial(MODEL, pool, place / "trial", selectors, config, tests, processes=2)
     drawn = HERE.parent / "docs" / "concepts" / "selection.svg"
     write_text(drawn, read_text(place / "trial" / DIFFERENCES))
     rated = read_json(place / "accuracy" / "manifest.json")["facts"]
     shown = ("rows", "grades", "unrated", "expected_deciles", "mass", "agreement")
-    write_tables(facts, costs, {name: rated[name] for name in shown})
+    write_tables(facts, costs, {name: rated[name] for name in shown}, dtype)
     found = facts["measures"][LOSS]["selectors"]
     best = min(found, key=lambda name: found[name]["mean"])
     difference = found[best]["against"]["random"]["difference"]
