@@ -9,6 +9,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from strop.decoding import GREEDY
+from strop.lm import RemoteConfig, RemoteModel, open_model
+
 Reply = tuple[int, dict[str, Any] | str, dict[str, str]]  #: status, body and headers
 
 #: A reply whose end never comes
@@ -77,3 +80,14 @@ class Endpoint:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def asked(place: Endpoint, count: int, **config: Any) -> tuple[RemoteModel, dict[int, Any]]:
+    model = open_model(f"{place.address}#m", remote=RemoteConfig(**{"retries": 0, **config}))
+    assert isinstance(model, RemoteModel)
+    prompts = [f"question {number}" for number in range(count)]
+    return model, dict(model.generate(prompts, [GREEDY] * count))
+
+
+def echo(body: dict[str, Any], _: int) -> Reply:
+    return answer(body["messages"][0]["content"].replace("question", "answer"))
