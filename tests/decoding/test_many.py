@@ -3,8 +3,10 @@
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from strop.decoding import GREEDY, Sampling, complete, complete_many
+from strop.decoding import GREEDY, CachedSession, Sampling, complete, complete_many
 from strop.decoding.costs import PassCosts
 from strop.decoding.lookup import Lookup
 from strop.decoding.planner import Planner, shared
@@ -96,3 +98,16 @@ def test_texts_go_on_while_the_next_prompt_is_read(fake, monkeypatch):
     for number, prompt in enumerate(prompts):
         assert found[number].tokens == complete(fake(), prompt, samplings[number]).tokens
     assert passes == [[4], [3], [1, 4], [1, 3], [1, 1, 4], [1, 1, 3], [1, 1], [1, 1], [1], [1]]
+
+
+def test_a_prompt_that_was_read_already_is_next(fake):
+    prompts = [[5, 9], [5, 9, 7], [7, 9], [5, 9]]
+    order = [number for number, _ in complete_many(fake(), prompts, [GREEDY] * 4, width=1)]
+    assert order == [0, 3, 1, 2]
+
+
+@given(*[st.lists(st.integers(0, 2), min_size=size, max_size=5) for size in (0, 1)])
+def test_a_cache_holds_what_it_begins_with(tokens, prompt):
+    cache = CachedSession(None)
+    cache.tokens = tokens
+    assert cache.holds(prompt) == (tokens[: len(prompt)] == prompt)

@@ -33,6 +33,13 @@ class CachedSession:
         other.tokens = list(self.tokens)
         return other
 
+    def holds(self, prompt: Sequence[int]) -> bool:
+        """Tell whether a prompt (at least one token) is what the cache begins with."""
+        end = len(prompt)
+        # Prompts have their beginnings in common: most differ in their last token's place.
+        last = end <= len(self.tokens) and self.tokens[end - 1] == prompt[-1]
+        return last and self.tokens[:end] == list(prompt)
+
     def keep(self, prompt: Sequence[int]) -> int:
         """Keep the tokens that agree with a prompt before its last; return their number."""
         reused = common_prefix(self.tokens, prompt[:-1])

@@ -304,8 +304,8 @@ def opened(model: Model, prompts: Sequence[list[int]], count: int) -> list[Cache
 
 def next_job(waiting: deque[tuple[int, Job]], cache: CachedSession) -> tuple[int, Job]:
     """Take a job whose prompt the cache holds already, if one of the next does; else the first."""
-    prompts = [prompt for _, (prompt, _) in islice(waiting, LOOK_AHEAD)]
-    known = (index for index, one in enumerate(prompts) if cache.tokens[: len(one)] == one)
+    ahead = enumerate(islice(waiting, LOOK_AHEAD))
+    known = (index for index, (_, (prompt, _)) in ahead if cache.holds(prompt))
     index = next(known, 0)
     job = waiting[index]
     del waiting[index]
