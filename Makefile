@@ -80,11 +80,11 @@ bench-evaluation: $(VENV)/.installed-mix $(PEERS)/.lm-eval  ## evaluation beside
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/tables.py
 
-bench-rating: $(VENV)/.installed  ## rating beside reading, ten minutes; needs STROP_DATA
+bench-rating: $(VENV)/.installed  ## rating beside reading, ten minutes (an hour with AVX2 only); needs STROP_DATA
 	$(BIN)/python benchmarks/rating.py
 	$(BIN)/python benchmarks/tables.py
 
-bench-selection: $(VENV)/.installed  ## which examples to train on, an hour and a half; needs STROP_DATA
+bench-selection: $(VENV)/.installed  ## which examples to train on, 1.5 hours (7 with AVX2 only); needs STROP_DATA
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/tables.py
 
