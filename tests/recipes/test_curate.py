@@ -51,5 +51,6 @@ def test_the_example_goes_from_raw_rows_to_a_verdict(
         assert found["verdict"] in ("better", "worse", "cannot tell")
     assert figure["difference"]["n"] == 6
     report = Path("run/report.md").read_text()
-    assert "-ifd against random" in report
+    lines = [line for line in report.splitlines() if ": -ifd against random rows (trial)" in line]
+    assert [" points " in line for line in lines] == [False, True]  # the loss, and the task
     assert figure["verdict"] in report

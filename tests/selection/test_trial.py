@@ -137,6 +137,9 @@ def test_tasks_are_asked_of_every_run(
     assert measure["n"] == 12
     assert not measure["lower_is_better"]
     assert 0 <= measure["random"]["mean"] <= 1
+    said = spelled(facts)
+    assert f"{100 * measure['random']['mean']:.1f}% after {KEEP} random rows" in said
+    assert " points against random: " in said
     assert all("task, accuracy" in run for run in read_rows(tmp_path / "out" / "runs.jsonl"))
 
 

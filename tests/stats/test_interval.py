@@ -1,6 +1,6 @@
 import pytest
 
-from strop.stats import Interval, verdict
+from strop.stats import Interval, spelled_difference, spelled_figure, verdict
 
 
 def test_prints_compactly_and_formats_each_number():
@@ -39,3 +39,12 @@ def test_a_verdict_needs_a_p_value_that_is_corrected() -> None:
     assert verdict(found, lower_is_better=True, p=0.049) == "better"
     assert verdict(found, lower_is_better=True, p=0.05) == "cannot tell"
     assert verdict(Interval(-0.2, -0.5, 0.1, 40), True, p=0.001) == "cannot tell"
+
+
+def test_shares_are_shown_in_per_cent_and_losses_as_they_are() -> None:
+    found = Interval(-0.125, -0.25, 0.5, 40)
+    assert spelled_figure(0.125, loss=False) == "12.5%"
+    assert spelled_figure(found, loss=False) == "-12.5 [-25.0, 50.0]%"
+    assert spelled_difference(found, loss=False) == "-12.5 [-25.0, +50.0] points"
+    assert spelled_figure(0.125, loss=True) == "0.1250"
+    assert spelled_difference(found, loss=True) == "-0.1250 [-0.2500, +0.5000]"

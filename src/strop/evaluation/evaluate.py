@@ -27,7 +27,7 @@ from strop.evaluation.sandbox import isolation
 from strop.evaluation.tasks import Row, Task, open_task, task_names, task_rows
 from strop.lm import LanguageModel, LocalModel, RemoteConfig, RemoteModel, open_model
 from strop.stage import Facts, run_stage
-from strop.stats import Interval, spelled_p
+from strop.stats import Interval, spelled_difference, spelled_figure, spelled_p
 
 RESULTS, SAMPLES, AGAINST = "results.json", "samples", "against"
 HARNESS = ("lm_eval.json", "lm_eval-against.json")
@@ -238,19 +238,18 @@ def spelled(facts: Mapping[str, Any]) -> str:
 
 def line_of(found: Mapping[str, Any], loss: bool) -> str:
     """Say a figure of one model, or of two: shares in percent, losses as they are."""
-    scale, form, percent, points = (1, ".4f", "", "") if loss else (100, ".1f", "%", " points")
-    ours = Interval(**found["model"]).scaled(scale)
+    ours = Interval(**found["model"])
     if "against" not in found:
-        return f"{ours:{form}}{percent}  n = {ours.n}"
-    theirs = Interval(**found["against"]).scaled(scale)
-    both = f"{ours.estimate:{form}}{percent} against {theirs.estimate:{form}}{percent}"
+        return f"{spelled_figure(ours, loss)}  n = {ours.n}"
+    theirs = Interval(**found["against"])
+    both = " against ".join(spelled_figure(one.estimate, loss) for one in (ours, theirs))
     if "difference" not in found:
         return f"{both}: of different tokens, which cannot be compared  n = {ours.n}"
-    difference = Interval(**found["difference"]).scaled(scale)
+    difference = spelled_difference(Interval(**found["difference"]), loss)
     shown = spelled_p(found["p"])
     if "verdict" in found:
         shown += f", {spelled_p(found['p_holm'])} with all tasks: {found['verdict']}"
-    return f"{both}: {difference:+{form}}{points}, {shown}  n = {ours.n}"
+    return f"{both}: {difference}, {shown}  n = {ours.n}"
 
 
 def described() -> str:

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from strop.selection.select import RANDOM
 from strop.selection.trial_plan import CHOSEN, MATCHED, MORE, Job
 from strop.stage import Facts
-from strop.stats import Interval, holm, run_difference, spelled_p, verdict
+from strop.stats import (
+    Interval,
+    holm,
+    run_difference,
+    spelled_difference,
+    spelled_figure,
+    spelled_p,
+    verdict,
+)
 from strop.svg import Whisker, whiskers
 
 LOSS = "loss"  #: the measure that every run has
@@ -135,16 +143,18 @@ def spelled(facts: Mapping[str, Any]) -> str:
     """Say what helped."""
     lines = []
     for name, measure in facts["measures"].items():
-        random, gain = measure["random"], measure["learned"]
+        random, gain, loss = measure["random"], measure["learned"], measure["lower_is_better"]
+        numbers = (facts[UNTRAINED][name], random["mean"], random["deviation"])
+        before, after, deviation = (spelled_figure(number, loss) for number in numbers)
         lines.append(
-            f"{name}: {facts[UNTRAINED][name]:.4f} before training, {random['mean']:.4f} after "
-            f"{facts['keep']} random rows, {Interval(**gain['difference']):+.4f}, "
-            f"{spelled_p(gain['p'])} ({facts['runs']['random']} runs, deviation "
-            f"{random['deviation']:.4f}; n = {measure['n']})"
+            f"{name}: {before} before training, {after} after {facts['keep']} random rows, "
+            f"{spelled_difference(Interval(**gain['difference']), loss)}, {spelled_p(gain['p'])} "
+            f"({facts['runs']['random']} runs, deviation {deviation}; n = {measure['n']})"
         )
         for selector, found in measure["selectors"].items():
             parts = [
-                f"{Interval(**one['difference']):+.4f} against {against}: {one['verdict']}"
+                f"{spelled_difference(Interval(**one['difference']), loss)} against {against}: "
+                f"{one['verdict']}"
                 for against, one in found["against"].items()
             ]
             lines.append(f"  {selector}: {'; '.join(parts)}")

@@ -1,7 +1,13 @@
 """Intervals for what was measured, tests, sample sizes, and words for what they show."""
 
 from strop.stats.bradley_terry import bradley_terry
-from strop.stats.interval import Interval, Verdict, verdict
+from strop.stats.interval import (
+    Interval,
+    Verdict,
+    spelled_difference,
+    spelled_figure,
+    verdict,
+)
 from strop.stats.power import (
     detectable,
     needed,
@@ -43,6 +49,8 @@ __all__ = [
     "ratio",
     "run_difference",
     "sign_test",
+    "spelled_difference",
+    "spelled_figure",
     "spelled_p",
     "student",
     "verdict",

@@ -61,3 +61,15 @@ def verdict(
     if difference.n < least or p >= SURE or not difference.excludes(0.0):
         return "cannot tell"
     return "better" if (difference.high < 0.0) == lower_is_better else "worse"
+
+
+def spelled_figure(value: float | Interval, loss: bool) -> str:
+    """Say a loss as it is, and a share in per cent."""
+    if loss:
+        return f"{value:.4f}"
+    return f"{value.scaled(100.0) if isinstance(value, Interval) else 100.0 * value:.1f}%"
+
+
+def spelled_difference(value: Interval, loss: bool) -> str:
+    """Say a difference of losses as it is, and one of shares in points."""
+    return f"{value:+.4f}" if loss else f"{value.scaled(100.0):+.1f} points"

@@ -17,7 +17,7 @@ from strop.recipes.stage import (
     Section,
     Stage,
 )
-from strop.stats import Interval, spelled_p
+from strop.stats import Interval, spelled_difference, spelled_figure, spelled_p
 from strop.svg import Whisker, whiskers
 
 OUTPUT = "results"  # directory of what was measured
@@ -103,28 +103,28 @@ def section(stages: Sequence[Finished]) -> Section:
 
 def difference(label: str, found: Mapping[str, Any], loss: bool) -> Whisker:
     """Return a difference of two models as a row of a plot."""
-    one = Interval(**found["difference"]).scaled(1 if loss else 100)
-    words = f"{one:+.4f}" if loss else f"{one:+.1f} points"
-    return Whisker(label, one.estimate, one.low, one.high, words)
+    one = Interval(**found["difference"])
+    shown = one.scaled(1 if loss else 100)
+    words = spelled_difference(one, loss)
+    return Whisker(label, shown.estimate, shown.low, shown.high, words)
 
 
 def figure_row(measure: str, found: Mapping[str, Any], loss: bool) -> Headline:
     """Return a row of the table at the top: shares in per cent, losses as they are."""
-    scale, form, percent, points = (1, ".4f", "", "") if loss else (100, ".1f", "%", " points")
-    ours = Interval(**found["model"]).scaled(scale)
+    ours = Interval(**found["model"])
     if "against" not in found:
-        return Headline(measure, "", f"{ours:{form}}{percent}", "", "", str(ours.n))
-    theirs = Interval(**found["against"]).scaled(scale)
+        return Headline(measure, "", spelled_figure(ours, loss), "", "", str(ours.n))
+    theirs = Interval(**found["against"])
     change, reading = "", "of different tokens"
     if "difference" in found:
-        change = f"{Interval(**found['difference']).scaled(scale):+{form}}{points}"
+        change = spelled_difference(Interval(**found["difference"]), loss)
         reading = spelled_p(found.get("p_holm", found["p"]))
         if "verdict" in found:
             reading = f"{found['verdict']}, {reading}"
     return Headline(
         measure,
-        f"{theirs.estimate:{form}}{percent}",
-        f"{ours.estimate:{form}}{percent}",
+        spelled_figure(theirs.estimate, loss),
+        spelled_figure(ours.estimate, loss),
         change,
         reading,
         str(ours.n),

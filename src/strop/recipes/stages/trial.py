@@ -12,7 +12,7 @@ from strop.data.document import read_document
 from strop.errors import StropError
 from strop.recipes.options import ModelReference, Processes, RowsFile, TaskReference, convert, label
 from strop.recipes.stage import Context, Figure, Finished, Headline, Metrics, Section, Stage
-from strop.stats import Interval
+from strop.stats import Interval, spelled_difference, spelled_figure
 
 OUTPUT = "runs"  # directory of the runs
 ONE = Processes(1)
@@ -149,14 +149,15 @@ def headline(stage: Finished) -> list[Headline]:
     """Return a row for each measure and selector."""
     rows = []
     for measure, found in stage.metrics["measures"].items():
+        loss = found["lower_is_better"]
         for name, one in found["selectors"].items():
             against = one["against"]["random"]
             rows.append(
                 Headline(
                     f"{measure}: {name} against random rows ({stage.name})",
-                    f"{found['random']['mean']:.4f}",
-                    f"{one['mean']:.4f}",
-                    f"{Interval(**against['difference']):+.4f}",
+                    spelled_figure(found["random"]["mean"], loss),
+                    spelled_figure(one["mean"], loss),
+                    spelled_difference(Interval(**against["difference"]), loss),
                     against["verdict"],
                     f"{found['n']} rows, {stage.options.parts} and {stage.options.random} runs",
                 )
