@@ -176,6 +176,16 @@ def test_intervals_hold_the_truth(seeds: int, exponent: float, untrained: float 
     assert all(0.93 <= share <= 0.97 for share in found)
 
 
+def test_few_studies_say_enough_and_miss() -> None:
+    """With much noise few say it, by lucky seeds, so of these more than 5% miss."""
+    rng, curve = np.random.default_rng(0), power(1.0)
+    size = truth(curve, 4.0)
+    studies = [enough(study(curve, 3, 0.3, rng), 4.0, resamples=RESAMPLES) for _ in range(300)]
+    told = [one for one in studies if one.verdict == "enough"]
+    assert 0 < len(told) < 0.3 * len(studies)
+    assert sum(size_of(one).excludes(size) for one in told) <= 0.08 * len(studies)
+
+
 def test_negative_control_copies_of_seeds_are_not_seeds() -> None:
     def copied(rng: Random) -> list[Run]:
         runs = study(power(1.0), 3, 0.02, rng)
