@@ -133,12 +133,17 @@ def train(
     state = run.restored()
     say(f"{label}: {steps} steps of {config.batch}, from {len(items):,} items")
     run.start_trackers(label)
+    following: Iterable[Sequence[int]]
+    if order is None:
+        following = batches(len(items), config, state.step, steps)
+    else:
+        following = map(order.batch, range(state.step, steps))
     stop = False
     with progress(label, steps, "steps") as advance, deferred() as stopping:
         advance(state.step)
         if held_out and not state.step:
             run.evaluate(held_out, state)
-        for batch in upcoming(len(items), config, order, state.step, steps):
+        for batch in following:
             if config.patience and state.stale >= config.patience:
                 say(f"stopped after step {state.step}: no better since step {state.best_step}")
                 break
@@ -154,22 +159,12 @@ def train(
     if stop:
         raise StropFailure(f"stopped after step {state.step}: the same command goes on")
     run.finish(state)
-    evaluations = [row for row in run.history if row["kind"] == "evaluation"]
     return Trained(
         steps=state.step,
         best_step=state.best_step if held_out else state.step,
-        evaluations=evaluations,
+        evaluations=[row for row in run.history if row["kind"] == "evaluation"],
         history=[row for row in run.history if row["kind"] == "step"],
     )
-
-
-def upcoming(
-    items: int, config: TrainingConfig, order: Order | None, first: int, last: int
-) -> Iterable[Sequence[int]]:
-    """Return the items of the steps from `first` on."""
-    if order is None:
-        return batches(items, config, first, last)
-    return map(order.batch, range(first, last))
 
 
 @dataclass

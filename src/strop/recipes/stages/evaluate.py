@@ -104,9 +104,9 @@ def section(stages: Sequence[Finished]) -> Section:
 def difference(label: str, found: Mapping[str, Any], loss: bool) -> Whisker:
     """Return a difference of two models as a row of a plot."""
     one = Interval(**found["difference"])
-    shown = one.scaled(1 if loss else 100)
+    drawn = one.scaled(1 if loss else 100)
     words = spelled_difference(one, loss)
-    return Whisker(label, shown.estimate, shown.low, shown.high, words)
+    return Whisker(label, drawn.estimate, drawn.low, drawn.high, words)
 
 
 def figure_row(measure: str, found: Mapping[str, Any], loss: bool) -> Headline:
