@@ -4,7 +4,7 @@ Dolly's rows of at most 384 tokens: 120 to test on, 32 as the target, the first 
 pool, which is dealt into three parts. From each part every selector chooses 112 rows (19%, about
 the share that AlpaGasus keeps); SmolLM2-135M with LoRA learns from them once. Random rows have five
 runs. What choosing costs is counted in seconds, beside those of a run's training, and each selector
-is also compared with three times as many random rows. Weights are of the type that is fastest here.
+is also compared with three times as many random rows. Frozen weights have the fastest type.
 Who is killed goes on.
 Writes benchmarks/results/selection*.json, and docs/concepts/selection.svg.
 """
