@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: help quickstart test sanitize lint docs bench-quantize bench-quality bench-calibration \
   bench-engine bench-assisted bench-tuning bench-plan bench-ranker bench-slic \
-  bench-mixing bench-evaluation bench-rating bench-selection clean
+  bench-mixing bench-evaluation bench-rating bench-selection bench-how-many clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -86,6 +86,10 @@ bench-rating: $(VENV)/.installed  ## rating beside reading, ten minutes (an hour
 
 bench-selection: $(VENV)/.installed  ## which examples to train on, 1.5 hours (7 with AVX2 only); needs STROP_DATA
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-how-many: $(VENV)/.installed  ## what an answer of how-many is worth, 20 minutes
+	$(BIN)/python benchmarks/how_many.py
 	$(BIN)/python benchmarks/tables.py
 
 bench-mixing: $(VENV)/.installed-mix  ## mixtures of domains, an hour and a half; needs STROP_DATA

@@ -6,19 +6,12 @@ over seeds, which are independent; the subsets of one seed lie in each other, so
 not. They hold for the examples that the subsets were taken from, and as far as the losses follow
 such a curve: where they stop short instead of levelling out, the size found is too large.
 
-The intervals are those of a parametric bootstrap: no mean of three seeds lies outside the three, so
-means are drawn around theirs. A loss is off by what its seed is, at all sizes, and by what its run
-is, alike at all sizes. The first is known from as many numbers as there are seeds, the second from
-as many as there are runs. In our simulation (600 studies each of exponents 0.2 to 1.5, with the loss before
-training and without, 3 and 8 seeds) 95% intervals held the truth in 95% to 97% of the studies with
-noise of 3%, 10% and 30% of the gain. Where the variance is not alike but 16 times as large for all
-examples as for the fewest, they held it in 87% to 97% of 300 each; where 16 times as small, in 91%
-to 99%.
-
-"Enough" is only said of a narrow interval. With noise of 10% 94% or more of those studies say it,
-and 95% to 97% of them are right. With noise of 30% and three seeds 12% to 31% do, the more by luck:
-86% to 97% of them are right, and at most 3% of all studies say it and miss. Noise is the deviation
-of a run and, once more, that of a seed.
+The intervals are those of a bootstrap that does not draw seeds: no mean of three seeds lies outside
+the three. It draws means around that of the seeds, as a multivariate Student's t with n - 1 degrees
+of freedom whose covariance is theirs, so it asks nothing of the noise: losses of one seed go
+together, and may vary more at one size than at another. "Enough" is only said of a narrow interval,
+and with few seeds some are narrow by luck: of the studies that say it fewer are right. What both
+are worth is measured in benchmarks/how_many.py.
 """
 
 from __future__ import annotations
@@ -116,8 +109,7 @@ def enough(
     size = within(percentiles(reached, count, level), smallest, largest)
 
     limit = (largest / smallest) ** WIDEST
-    error = standard_error(reached, (count - 1) * (len(sizes) - 1))
-    more = seeds_to_tell(error, len(sizes), math.log(limit), gain)
+    more = seeds_to_tell(standard_error(reached, count), math.log(limit), gain)
     if gain.low <= 0.0:
         start = "no training" if untrained is not None else f"{smallest:,}"
         reason = f"nothing measurable was learned: the gain from {start} to {largest:,} is {gain}"
@@ -167,28 +159,13 @@ def what_lacks(sizes: Sequence[int], seeds: Sequence[int], losses: Floats) -> En
 
 
 def drawn_means(losses: Floats, resamples: int, seed: int) -> Floats:
-    """Return the mean losses (1 + resamples, sizes) of the seeds, and means drawn around them.
-
-    By the two mean squares of a two-way analysis of variance, seeds and the rest, each with its
-    degrees of freedom (Tsui and Weerahandi 1989, generalized pivotal quantities).
-    """
-    (count, sizes), rng = losses.shape, np.random.default_rng(seed)
-    mean = losses.mean(axis=0)
-    of_seeds = (losses - mean).mean(axis=1, keepdims=True)
-    rest = losses - mean - of_seeds
-    common = rng.normal(size=(resamples, 1)) * drawn_error(of_seeds, count - 1, resamples, rng)
-    own = rng.normal(size=(resamples, sizes))
-    own *= drawn_error(rest, (count - 1) * (sizes - 1), resamples, rng)
-    drawn = mean + common + own - own.mean(axis=1, keepdims=True)
-    means: Floats = np.concatenate([mean[None], drawn])
+    """Return the mean losses (1 + resamples, sizes) of the seeds, and means drawn around them."""
+    count, rng = len(losses), np.random.default_rng(seed)
+    normal = rng.normal(size=(resamples, count))
+    weights = (normal - normal.mean(axis=1, keepdims=True)) / math.sqrt(count * (count - 1))
+    weights *= np.sqrt((count - 1) / rng.chisquare(count - 1, (resamples, 1)))
+    means: Floats = losses.mean(axis=0) + np.concatenate([np.zeros((1, count)), weights]) @ losses
     return means
-
-
-def drawn_error(residuals: Floats, freedom: int, count: int, rng: np.random.Generator) -> Floats:
-    """Draw standard errors (count, 1) of a mean of rows, by their residuals (rows, n)."""
-    squares = (residuals**2).sum() / len(residuals)
-    errors: Floats = np.sqrt(squares / rng.chisquare(freedom, (count, 1)))
-    return errors
 
 
 def fitted(shares: Floats, losses: Floats) -> Fits:
@@ -259,8 +236,8 @@ def within(logs: Interval, smallest: int, largest: int) -> Interval:
     return Interval(middle, low, high, logs.n, logs.level)
 
 
-def standard_error(replicates: Floats, freedom: int) -> float:
-    """Return the standard error of a number by its replicates, of so many degrees of freedom.
+def standard_error(replicates: Floats, count: int) -> float:
+    """Return the standard error of a number by its replicates.
 
     The larger one of that by their middle half and that by nearly all of them: they end where the
     measured range does, so their tails may be cut off, or their middle be all at one end.
@@ -268,36 +245,35 @@ def standard_error(replicates: Floats, freedom: int) -> float:
     tails = (0.25, 0.025)
     widths = [np.subtract(*np.quantile(replicates[1:], [1.0 - tail, tail])) for tail in tails]
     return max(
-        float(width) / (2.0 * student_quantile(1.0 - tail, freedom))
+        float(width) / (2.0 * student_quantile(1.0 - tail, count - 1))
         for width, tail in zip(widths, tails, strict=True)
     )
 
 
-def seeds_to_tell(error: float, sizes: int, limit: float, gain: Interval) -> int | None:
+def seeds_to_tell(error: float, limit: float, gain: Interval) -> int | None:
     """Return how many more seeds make an interval as narrow as the limit, and the gain significant.
 
-    `error` is the standard error of what the interval is of, with the seeds of the gain. It comes
-    from the runs of so many sizes, that of the gain from one number of each seed.
+    `error` is the standard error of what the interval is of, with the seeds of the gain.
     """
-    deviations = error * math.sqrt(gain.n) / found_deviation((gain.n - 1) * (sizes - 1))
-    now = half_width(gain.n, gain.n - 1, gain.level)
+    now = half_width(gain.n, gain.level)
+    deviations = error * math.sqrt(gain.n) / found_deviation(gain.n)
     for count in range(gain.n + 1, MOST_SEEDS + 1):
-        narrow = half_width(count, (count - 1) * (sizes - 1), gain.level) * deviations < limit / 2.0
-        then = half_width(count, count - 1, gain.level)
+        then = half_width(count, gain.level)
+        narrow = 2.0 * then * deviations < limit
         if narrow and then / now * (gain.high - gain.estimate) < gain.estimate:
             return count - gain.n
     return None
 
 
-def half_width(count: int, freedom: int, level: float) -> float:
+def half_width(count: int, level: float) -> float:
     """Return the median of that of a mean's interval by Student's t, in true deviations."""
-    quantile = student_quantile((1.0 + level) / 2.0, freedom)
-    return found_deviation(freedom) * quantile / math.sqrt(count)
+    quantile = student_quantile((1.0 + level) / 2.0, count - 1)
+    return found_deviation(count) * quantile / math.sqrt(count)
 
 
-def found_deviation(freedom: int) -> float:
-    """Return the median of the deviation found with so many degrees of freedom, in true ones.
+def found_deviation(count: int) -> float:
+    """Return the median of the deviation that so many samples show, in true ones.
 
     (Wilson and Hilferty 1931, "The distribution of chi-square".)
     """
-    return float((1.0 - 2.0 / (9.0 * freedom)) ** 1.5)
+    return float((1.0 - 2.0 / (9.0 * (count - 1))) ** 1.5)
