@@ -8,11 +8,9 @@ with all examples as with the fewest, or a fourth. Writes benchmarks/results/how
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import product
 from statistics import mean
 
@@ -24,6 +22,7 @@ from strop.data import write_json
 from strop.selection.curve import Run, enough
 from tables import table
 
+STUDIES = 1000  #: of each curve in each setting
 SIZES, SHARE = np.array([100, 200, 400, 800, 1600, 3200]), 0.95
 END = 1.5  #: loss with all examples; with the fewest it is 1 above it
 CURVES = tuple(product((0.2, 0.5, 1.0, 1.5), (None, 4.0)))  #: exponent, loss before training
@@ -51,8 +50,8 @@ def truth(exponent: float, untrained: float | None) -> tuple[float, float]:
     return size, scale * exponent * math.log(2.0) * last
 
 
-def simulated(studies: int, case: Case) -> dict[str, float]:
-    """Study one curve so many times, and return the shares of studies that the table shows."""
+def simulated(case: Case) -> dict[str, float]:
+    """Study one curve in one setting, and return the shares of studies that the table shows."""
     number, (kind, noise, seeds), (exponent, untrained) = case
     rng = np.random.default_rng(number)
     size, slope = truth(exponent, untrained)
@@ -60,7 +59,7 @@ def simulated(studies: int, case: Case) -> dict[str, float]:
     curve = END + (powers - powers[-1]) / (powers[0] - powers[-1])
     runs_vary = np.linalg.cholesky(KINDS[kind] / KINDS[kind].diagonal().mean()).T
     found = []
-    for draws in range(studies):
+    for draws in range(STUDIES):
         losses = curve + rng.normal(0.0, noise, (seeds, 1))
         losses += rng.normal(0.0, noise, losses.shape) @ runs_vary
         runs = [Run(int(SIZES[at]), seed, loss) for (seed, at), loss in np.ndenumerate(losses)]
@@ -69,24 +68,21 @@ def simulated(studies: int, case: Case) -> dict[str, float]:
     told = [not one.size.excludes(size) for one in found if one.size and one.verdict == "enough"]
     slopes = [not one.slope.excludes(slope) for one in found if one.slope]
     return {
-        "have intervals": len(held) / studies,
+        "have intervals": len(held) / STUDIES,
         "that hold the size": mean(held),
         "and the slope": mean(slopes),
-        'say "enough"': len(told) / studies,
+        'say "enough"': len(told) / STUDIES,
         "and hold the size": mean(told),
-        'of all, say "enough" and miss': told.count(False) / studies,
+        'of all, say "enough" and miss': told.count(False) / STUDIES,
     }
 
 
 def main() -> None:
     """Study all curves in all settings, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=1000, help="of each curve in each setting")
-    studies = parser.parse_args().studies
     cases = [(number, *case) for number, case in enumerate(product(SETTINGS, CURVES))]
     shares = []
     with ProcessPoolExecutor() as pool, progress("Curves", len(cases)) as advance:
-        for one in pool.map(partial(simulated, studies), cases):
+        for one in pool.map(simulated, cases):
             shares.append(one)
             advance(1)
     rows = []
@@ -101,7 +97,7 @@ def main() -> None:
     result = {
         "name": "how_many",
         "title": "answers of how-many where the truth is known, shares of simulated studies "
-        f"({len(CURVES)} curves, n = {studies:,} studies of each, least and most of the curves)",
+        f"({len(CURVES)} curves, n = {STUDIES:,} studies of each, least and most of the curves)",
         "machine": {"simulation": "simulated, the same on all machines"},
         "rows": rows,
     }

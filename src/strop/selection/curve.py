@@ -8,10 +8,10 @@ such a curve: where they stop short instead of levelling out, the size found is 
 
 The intervals are those of a bootstrap that does not draw seeds: no mean of three seeds lies outside
 the three. It draws means around that of the seeds, as a multivariate Student's t with n - 1 degrees
-of freedom whose covariance is theirs, so it asks nothing of the noise: losses of one seed go
-together, and may vary more at one size than at another. "Enough" is only said of a narrow interval,
-and with few seeds some are narrow by luck: of the studies that say it fewer are right. What both
-are worth is measured in benchmarks/how_many.py.
+of freedom whose covariance is theirs, so the losses of a seed may go together in any way, and vary
+more at one size than at another. "Enough" is only said of a narrow interval, and with few seeds
+some are narrow by luck: of the studies that say it fewer are right. What both are worth is measured
+in benchmarks/how_many.py.
 """
 
 from __future__ import annotations
